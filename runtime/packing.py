@@ -60,10 +60,19 @@ def check_packed(
     lengths = np.diff(cu_seqlens.astype(np.int64))
     if (lengths < 0).any():
         at = int(np.argmax(lengths < 0))
-        require(False, "cu_seqlens descends", f"{cu_seqlens[at]} then {cu_seqlens[at + 1]} at clip {at}", "non-decreasing offsets")
+        require(
+            False, "cu_seqlens descends", f"{cu_seqlens[at]} then {cu_seqlens[at + 1]} at clip {at}", "non-decreasing offsets"
+        )
     require(int(cu_seqlens[-1]) == len(rows), "cu_seqlens does not end at the row count", int(cu_seqlens[-1]), len(rows))
     if not allow_empty:
-        require(bool((lengths > 0).all()), "empty clip", f"clip {int(np.argmin(lengths))} has no rows", "at least one row a clip")
+        require(
+            bool((lengths > 0).all()), "empty clip", f"clip {int(np.argmin(lengths))} has no rows", "at least one row a clip"
+        )
     if not np.isfinite(rows).all():
         row, joint, _ = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
-        require(False, "joints hold NaN or infinity", f"row {row}, joint {joint}", "finite coordinates (zeros where a joint is lost)")
+        require(
+            False,
+            "joints hold NaN or infinity",
+            f"row {row}, joint {joint}",
+            "finite coordinates (zeros where a joint is lost)",
+        )

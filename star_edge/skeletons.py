@@ -14,9 +14,7 @@ def _sides(names: str) -> list[str]:
     return [f"{side}_{name}" for side in ("left", "right") for name in names.split()]
 
 
-def _layout(
-    name: str, joints: list[str], bones: list[tuple[int, int]], root: str, dims: int = 3
-) -> Skeleton:
+def _layout(name: str, joints: list[str], bones: list[tuple[int, int]], root: str, dims: int = 3) -> Skeleton:
     """A layout whose left/right pairs follow from the joint names."""
     index = {joint: i for i, joint in enumerate(joints)}
     pairs = [(i, index["right" + joint[4:]]) for i, joint in enumerate(joints) if joint.startswith("left")]
