@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -16,3 +17,95 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real recordings at {folder.parent.name}/{folder.name} beside the repository")
     return folder
+
+
+@pytest.fixture
+def tiny_bundle(tmp_path: Path) -> Path:
+    """Folder of a bundle whose model is made by hand, so that its readers are tested without torch or an export.
+
+    Layout ``nite15``, 3 channels, 4 classes; logits are the mean features of a clip times a matrix plus a bias.
+    """
+    from runtime.bundle import BundleWriter
+    from runtime.features import FeatureRecipe, compute_features
+    from runtime.golden import Golden
+    from runtime.manifest import Manifest, ModelEntry
+    from runtime.packing import cu_seqlens_of, unpack
+    from runtime.tolerances import TOLERANCES
+    from star_edge.skeletons import get_skeleton
+
+    skeleton, recipe = get_skeleton("nite15"), FeatureRecipe(channels=3)
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(skeleton.num_joints * 3, 4)).astype(np.float32)
+    bias = rng.normal(size=4).astype(np.float32)
+    joints = rng.normal(size=(9, skeleton.num_joints, 3)).astype(np.float32)
+    cu_seqlens, persons = cu_seqlens_of([1, 8]), np.array([[1, 0], [5, 3]], dtype=np.int32)
+    features = compute_features(joints, persons, skeleton, recipe)
+    means = np.stack([clip.mean(0).reshape(-1) for clip in unpack(features, cu_seqlens)])
+    writer = BundleWriter(tmp_path / "tiny.star")
+    writer.add("model.fp32.onnx", mean_model(weight, bias))
+    writer.add("weights.safetensors", weight.tobytes())
+    logits = means @ weight + bias
+    writer.add("golden.npz", Golden(joints, cu_seqlens, persons, ("one row", "two persons"), logits, TOLERANCES).to_bytes())
+    manifest = Manifest(
+        star_edge_version="0.1.0",
+        model=ModelEntry("mean", {"bias": True}),
+        skeleton=skeleton,
+        features=recipe,
+        class_names=("wave", "kick", "bow", "clap"),
+        default_precision="fp32",
+        nodes={"fp32": {"head.output": "fp32"}},
+    )
+    return writer.commit(manifest).path
+
+
+def mean_model(weight: np.ndarray, bias: np.ndarray) -> bytes:
+    """ONNX model of ``tiny_bundle``: inputs and output as an export has them, weight float32 [V*3, K]."""
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    joints = len(weight) // 3
+    constants = {
+        "weight": weight,
+        "bias": bias,
+        "flat": np.array([-1, len(weight)]),
+        "zero": np.array(0),
+        "first": np.array([0]),
+        "second": np.array([1]),
+        "last": np.array([-1]),
+        "end": np.array([2**31]),
+        "one": np.array(1, np.float32),
+    }
+    nodes = [
+        helper.make_node("Shape", ["features"], ["rows1"], start=0, end=1),
+        helper.make_node("Squeeze", ["rows1"], ["rows"]),
+        helper.make_node("Cast", ["cu_seqlens"], ["offsets"], to=TensorProto.INT64),
+        helper.make_node("Range", ["zero", "rows", "step"], ["row"]),
+        helper.make_node("Slice", ["offsets", "first", "last"], ["starts"]),
+        helper.make_node("Slice", ["offsets", "second", "end"], ["stops"]),
+        helper.make_node("Unsqueeze", ["starts", "second"], ["start"]),
+        helper.make_node("Unsqueeze", ["stops", "second"], ["stop"]),
+        helper.make_node("GreaterOrEqual", ["row", "start"], ["after"]),
+        helper.make_node("Less", ["row", "stop"], ["before"]),
+        helper.make_node("And", ["after", "before"], ["inside"]),
+        helper.make_node("Cast", ["inside"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["mask", "second"], ["counted"], keepdims=1),
+        helper.make_node("Max", ["counted", "one"], ["count"]),
+        helper.make_node("Reshape", ["features", "flat"], ["flattened"]),
+        helper.make_node("MatMul", ["mask", "flattened"], ["sum"]),
+        helper.make_node("Div", ["sum", "count"], ["mean"]),
+        helper.make_node("MatMul", ["mean", "weight"], ["scores"], name="head.output"),
+        helper.make_node("Add", ["scores", "bias"], ["logits"]),
+    ]
+    constants["step"] = np.array(1)
+    graph = helper.make_graph(
+        nodes,
+        "mean",
+        [
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["F", joints, 3]),
+            helper.make_tensor_value_info("cu_seqlens", TensorProto.INT32, ["offsets"]),
+        ],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", weight.shape[1]])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    checker.check_model(model)
+    return model.SerializeToString()
