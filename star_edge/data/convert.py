@@ -1,0 +1,144 @@
+"""Recordings to one packed dataset folder: streamed, in parallel, all or nothing, and nothing left out without a reason."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from runtime.errors import InputError
+from runtime.readers.ntu import Recording
+from star_edge.data.dataset import Dataset, DatasetMeta, Skipped, is_dataset
+from star_edge.data.sources import Problem, Source, open_source
+from star_edge.data.writer import DatasetWriter
+
+log = logging.getLogger(__name__)
+
+SKIP_LISTED = "on the skip list"
+Track = Callable[..., Iterable[Any]]  # (items, description, total) -> the same items, with a progress bar
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    split: str | None = None,
+    workers: int = 1,
+    skip: Collection[str] = (),
+    on_error: Literal["skip", "fail"] = "skip",
+    skeleton: str | None = None,
+    min_frames: int = 1,
+    force: bool = False,
+    track: Track | None = None,
+) -> DatasetMeta:
+    """Convert a folder of ``.skeleton`` files or an ``.npz`` file to a dataset folder.
+
+    The result does not depend on ``workers``. Until it is complete, nothing stands under the name ``out``.
+
+    Args:
+        source, out: where from and where to.
+        split: default scheme recorded in ``meta.json``; else the source's own.
+        workers: processes that read files.
+        skip: names of recordings to leave out, recorded as such.
+        on_error: what a recording that cannot be used does: it is recorded and skipped, or ends the conversion.
+        skeleton: layout name or .json file where the source cannot tell.
+        min_frames: fewest rows the longest tracked person must have; below, the recording counts as incomplete.
+        force: replace a dataset folder that stands at ``out``.
+        track: wraps the iteration for a progress bar.
+
+    Raises InputError when nothing usable is left, for an unknown ``split``, and as the readers do.
+    """
+    source, out = Path(source), Path(out)
+    recordings = open_source(source, skeleton)
+    with DatasetWriter(out, recordings.info.skeleton.num_joints, force=force) as writer:
+        skipped: list[Skipped] = []
+        kept: list[int] = []
+        dropped_rows = dropped_persons = 0
+
+        def leave_out(file: str, problem: Problem) -> None:
+            if on_error == "fail":
+                raise problem.error("repair or remove it, list it in --skip-list, or use --on-error skip")
+            entry = Skipped(file, problem.what, _detail(problem))
+            log.warning("skipped %s: %s (%s)", file, entry.reason, entry.detail)
+            skipped.append(entry)
+
+        for file, problem in recordings.rejected:
+            leave_out(file, problem)
+        wanted = _without_listed(recordings, skip, skipped)
+        results: Iterable[Recording | Problem] = recordings.read(wanted, workers)
+        if track is not None:
+            results = track(results, "reading", len(wanted))
+        for entry, result in zip(wanted, results, strict=True):
+            name = recordings.names[entry]
+            if isinstance(result, Recording) and max(result.clip.person_lengths) < min_frames:
+                result = Problem(
+                    "too few frames with a body", name, str(max(result.clip.person_lengths)), f"at least {min_frames}"
+                )
+            if isinstance(result, Problem):
+                leave_out(name, result)
+                continue
+            writer.append(result.clip, name, int(recordings.labels[entry]), int(recordings.subjects[entry]))
+            kept.append(entry)
+            dropped_rows += result.clip.dropped
+            dropped_persons += result.persons - len(result.clip.person_lengths)
+        if not kept:
+            reasons = sorted({entry.reason for entry in skipped})
+            raise InputError(
+                "no usable recording",
+                where=source,
+                found=f"{len(skipped)} skipped: {', '.join(reasons)}",
+                expected="at least one",
+            )
+        splits = recordings.splits(np.array(kept))
+        default = split or next(iter(splits))
+        if default not in splits:
+            raise InputError(f"no split '{default}'", where=source, found=default, expected=", ".join(splits))
+        return writer.commit(recordings.info, splits, default, skipped, dropped_rows, dropped_persons)
+
+
+def open_dataset(path: str | Path, *, skeleton: str | None = None, track: Track | None = None) -> Dataset:
+    """A dataset folder; or an ``.npz`` file or folder of ``.skeleton`` files, converted on the fly.
+
+    The conversion is that of :func:`convert`, into a temporary folder whose files vanish with the returned object.
+    """
+    path = Path(path)
+    if is_dataset(path):
+        return Dataset.open(path)
+    with tempfile.TemporaryDirectory(prefix="star-edge-") as folder:
+        converted = Path(folder) / "dataset"
+        convert(path, converted, skeleton=skeleton, track=track)
+        return Dataset.open(converted, temporary=True)  # its memory map keeps the deleted file readable
+
+
+def read_skip_list(path: str | Path) -> frozenset[str]:
+    """Names of recordings, one a line, with or without ``.skeleton``; blank lines and lines from ``#`` are comments."""
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("cannot read the skip list", where=path, found=error, expected="text, one name a line") from None
+    names = (line.split("#")[0].strip() for line in lines)
+    return frozenset(name.removesuffix(".skeleton") for name in names if name)
+
+
+def _without_listed(recordings: Source, skip: Collection[str], skipped: list[Skipped]) -> list[int]:
+    listed = set(skip)
+    wanted = [entry for entry, name in enumerate(recordings.names) if name not in listed]
+    skipped += [Skipped(name, SKIP_LISTED) for name in recordings.names if name in listed]
+    unknown = len(listed.difference(recordings.names))
+    if unknown:
+        log.info("%d names on the skip list are not in %s", unknown, recordings.info.source)
+    return wanted
+
+
+def _detail(problem: Problem) -> str:
+    parts = (
+        problem.where,
+        f"found {problem.found}" if problem.found else None,
+        f"expected {problem.expected}" if problem.expected else None,
+    )
+    return ", ".join(part for part in parts if part)
