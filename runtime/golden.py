@@ -10,6 +10,7 @@ import numpy as np
 
 from runtime.errors import InputError
 from runtime.packing import check_packed
+from runtime.tolerances import TOLERANCES
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +73,15 @@ class Golden:
             and golden.logits.ndim == 2
             and len(golden.person_lengths) == len(golden.logits) == len(golden.names) == clips
             and (golden.person_lengths.sum(1) == np.diff(golden.cu_seqlens)).all()
+            and golden.tolerances.keys() >= TOLERANCES.keys()
         )
         if not fits:
             raise InputError(
                 "golden clips contradict themselves",
                 where=where,
                 found=f"{clips} clips, logits {golden.logits.shape}, person_lengths {golden.person_lengths.shape}, "
-                f"{len(golden.names)} names",
-                expected="one row of each per clip",
+                f"{len(golden.names)} names, tolerances of {', '.join(golden.tolerances)}",
+                expected=f"one row of each per clip, tolerances of {', '.join(TOLERANCES)}",
                 hint="export the bundle again",
             )
         return golden

@@ -12,9 +12,9 @@ __version__ = "0.1.0"
 
 # public name -> module that defines it
 _LAZY = {
-    "load": "runtime.recognizer",
+    "load": "star_edge.engines",
     "Recognizer": "runtime.recognizer",
-    "Clip": "runtime.recognizer",
+    "Clip": "runtime.clip",
     "Prediction": "runtime.recognizer",
     "StarEdgeError": "runtime.errors",
 }
@@ -22,8 +22,10 @@ _LAZY = {
 __all__ = ["Clip", "Prediction", "Recognizer", "StarEdgeError", "__version__", "load"]
 
 if TYPE_CHECKING:
+    from runtime.clip import Clip
     from runtime.errors import StarEdgeError
-    from runtime.recognizer import Clip, Prediction, Recognizer, load
+    from runtime.recognizer import Prediction, Recognizer
+    from star_edge.engines import load
 
 
 def __getattr__(name: str) -> Any:

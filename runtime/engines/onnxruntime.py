@@ -1,0 +1,217 @@
+"""The ``onnxruntime`` engine: runs the bundle's ONNX model as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runtime.bundle import Bundle
+from runtime.engine import EngineReport, Mode
+from runtime.errors import InputError, MismatchError, MissingDependencyError
+from runtime.manifest import model_file
+from runtime.packing import check_packed, cu_seqlens_of, unpack
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, SessionOptions
+
+_ERRORS_ONLY = 3
+_PRECISION_OF_TYPE = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}
+# operators, and the ones ONNX Runtime fuses them into, whose arithmetic decides the precision of a module
+_PRODUCTS = ("MatMul", "Gemm")
+
+
+def open_engine(
+    bundle: Bundle,
+    *,
+    precision: str | None = None,
+    threads: int | None = None,
+    mode: Mode | None = None,
+    provider: str = "CPUExecutionProvider",
+) -> OnnxRuntimeEngine:
+    """Open the bundle's model of a precision (default: the bundle's default one).
+
+    Args:
+        bundle: an opened bundle.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+        threads: threads of one call; default: the cores this process may use.
+        mode: ``per-clip`` (default) runs each clip alone: the segment masks of a packed graph, whose cost is clips times
+            rows, shrink to nothing, and a clip's answer cannot depend on its batch. ``packed`` runs a batch in one call.
+        provider: the execution provider that must be the one used.
+
+    Raises MismatchError (no such model, another provider, inputs or classes that do not fit the manifest),
+    MissingDependencyError, InputError (bad argument).
+    """
+    threads = _usable_cores() if threads is None else threads
+    return OnnxRuntimeEngine(bundle, bundle.precision(precision), threads, mode or "per-clip", provider)
+
+
+class OnnxRuntimeEngine:
+    """One ONNX Runtime session; see :func:`open_engine`. Safe to call from several threads."""
+
+    name = "onnxruntime"
+
+    def __init__(self, bundle: Bundle, precision: str, threads: int, mode: Mode, provider: str) -> None:
+        if threads < 1:
+            raise InputError("no threads to run with", found=f"threads = {threads}", expected="at least 1")
+        if mode not in ("packed", "per-clip"):
+            raise InputError("unknown mode of the engine", found=mode, expected="packed or per-clip")
+        self.precision, self.threads, self.mode = precision, threads, mode
+        self._bundle, self._provider = bundle, provider
+        self._path = bundle.path_of(model_file(precision))
+        self._session = self._open_session(self._options())
+        self._check_signature()
+
+    def run(self, features: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
+        """Logits float32 [B, K] of features float32 [F, V, C] with cu_seqlens int32 [B+1]; clips may be empty."""
+        manifest = self._bundle.manifest
+        joints, channels = manifest.skeleton.num_joints, manifest.features.channels
+        check_packed(features, cu_seqlens, joints=joints, channels=channels, allow_empty=True)
+        if self.mode == "packed":
+            return self._call(features, cu_seqlens)
+        return np.concatenate([self._call(clip, cu_seqlens_of([len(clip)])) for clip in unpack(features, cu_seqlens)])
+
+    def report(self) -> EngineReport:
+        """What ONNX Runtime executes, read from its own profile of one short clip."""
+        import onnxruntime
+
+        return EngineReport(
+            engine=self.name,
+            precision=self.precision,
+            storage=self.precision,
+            compute=", ".join(sorted(set(self._executed_products.values()))) or "fp32",
+            provider=f"onnxruntime {onnxruntime.__version__} {self._provider}",
+            mode=self.mode,
+            threads=self.threads,
+            nodes=self._executed_modules,
+        )
+
+    def _call(self, features: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
+        """One session call; a batch without rows gets a one-row clip beside it, because operators differ on empty tensors."""
+        clips = len(cu_seqlens) - 1
+        if len(features) == 0:
+            features = np.zeros((1, *features.shape[1:]), dtype=np.float32)
+            cu_seqlens = np.append(cu_seqlens, np.int32(1))
+        inputs = {"features": np.ascontiguousarray(features), "cu_seqlens": cu_seqlens}
+        logits: np.ndarray = self._session.run(["logits"], inputs)[0][:clips]
+        classes = len(self._bundle.class_names)
+        if logits.shape != (clips, classes):
+            raise self._misfit("the model answers another number of clips or classes", logits.shape, (clips, classes))
+        return logits
+
+    def _options(self) -> SessionOptions:
+        onnxruntime = _import()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        return options
+
+    def _open_session(self, options: SessionOptions) -> InferenceSession:
+        onnxruntime = _import()
+        available = onnxruntime.get_available_providers()
+        if self._provider not in available:
+            raise MismatchError(
+                f"this ONNX Runtime has no {self._provider}",
+                found=", ".join(available),
+                expected=self._provider,
+                hint="install the onnxruntime build that has it",
+            )
+        model = self._bundle.read(model_file(self.precision))
+        try:
+            session = onnxruntime.InferenceSession(model, options, providers=[self._provider])
+        except Exception as error:  # ONNX Runtime's own exceptions share no base class
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise MismatchError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot open the model",
+                where=self._path,
+                found=reason,
+                expected="an ONNX model it supports",
+                hint="pip install --upgrade onnxruntime, or export the bundle again",
+            ) from None
+        used = session.get_providers()
+        if used[0] != self._provider:
+            raise self._misfit("ONNX Runtime fell back to another provider", used[0], self._provider)
+        return session
+
+    def _check_signature(self) -> None:
+        """The model's inputs and output must be the ones of every export and fit the manifest."""
+        manifest = self._bundle.manifest
+        inputs = {value.name: value for value in self._session.get_inputs()}
+        outputs = {value.name: value for value in self._session.get_outputs()}
+        types = {name: value.type for name, value in (inputs | outputs).items()}
+        expected = {"features": "tensor(float)", "cu_seqlens": "tensor(int32)", "logits": "tensor(float)"}
+        if types != expected:
+            raise self._misfit("the model has other inputs or outputs than an export", types, expected)
+        fixed = {
+            "joints": (inputs["features"].shape[1], manifest.skeleton.num_joints),
+            "channels": (inputs["features"].shape[2], manifest.features.channels),
+            "classes": (outputs["logits"].shape[1], len(manifest.class_names)),
+        }
+        for what, (found, wanted) in fixed.items():
+            if isinstance(found, int) and found != wanted:
+                raise self._misfit(f"model and manifest disagree on the number of {what}", found, wanted)
+
+    def _misfit(self, what: str, found: object, expected: object) -> MismatchError:
+        return MismatchError(what, where=self._path, found=found, expected=expected, hint="export the bundle again")
+
+    @cached_property
+    def _executed(self) -> list[tuple[str, str, str]]:
+        """(node name, operator, precision) of every node executed for a one-row clip."""
+        manifest = self._bundle.manifest
+        options = self._options()
+        features = np.zeros((1, manifest.skeleton.num_joints, manifest.features.channels), dtype=np.float32)
+        with tempfile.TemporaryDirectory() as folder:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = self._open_session(options)
+            session.run(["logits"], {"features": features, "cu_seqlens": np.array([0, 1], dtype=np.int32)})
+            events = json.loads(Path(session.end_profiling()).read_bytes())
+        return list(_executed_nodes(events))
+
+    @property
+    def _executed_products(self) -> dict[str, str]:
+        return {name: precision for name, operator, precision in self._executed if _is_product(operator)}
+
+    @property
+    def _executed_modules(self) -> dict[str, str]:
+        """Module path -> precision of its product; of any of its operators where it has none."""
+        found: dict[str, str] = {}
+        for module in self._bundle.manifest.nodes.get(self.precision, {}):
+            nodes = [node for node in self._executed if node[0] == module or node[0].startswith(f"{module}/")]
+            products = [precision for _, operator, precision in nodes if _is_product(operator)]
+            precisions = products or [precision for _, _, precision in nodes]
+            found[module] = ", ".join(sorted(set(precisions))) or "merged into its neighbours"
+        return found
+
+
+def _executed_nodes(events: Iterable[dict[str, Any]]) -> Iterable[tuple[str, str, str]]:
+    for event in events:
+        arguments = event.get("args", {})
+        types = [name for value in arguments.get("input_type_shape", ()) for name in value]
+        precisions = [_PRECISION_OF_TYPE[name] for name in types if name in _PRECISION_OF_TYPE]
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time") and precisions:
+            yield event["name"].removesuffix("_kernel_time"), arguments["op_name"], precisions[0]
+
+
+def _is_product(operator: str) -> bool:
+    return any(product in operator for product in _PRODUCTS)
+
+
+def _import() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingDependencyError("onnxruntime", "onnx", "The engine 'onnxruntime'") from None
+    return onnxruntime
+
+
+def _usable_cores() -> int:
+    """Cores this process may run on; fewer than the machine has inside a container."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
