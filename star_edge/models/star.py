@@ -19,6 +19,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from star_edge.models.dropout import Dropout
 from star_edge.ops.context_attention.packed import context_attention
 from star_edge.ops.segmented_linear_attention.packed import segmented_linear_attention
 from star_edge.ops.segmented_positions.packed import segmented_positions
@@ -105,7 +106,7 @@ class Encoder(nn.Module):
         self.linear2 = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim, eps=1e-5)
         self.activation = nn.SiLU()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, cu_seqlens: Tensor) -> Tensor:
         x = self.norm1(x + self.dropout(self.attention(self.qkv(x), cu_seqlens)))
@@ -131,7 +132,7 @@ class Head(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(config.joints * config.dim, config.hidden)
         self.activation = nn.SiLU()
-        self.dropout = nn.Dropout(config.head_dropout)
+        self.dropout = Dropout(config.head_dropout)
         self.output = nn.Linear(config.hidden, config.classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,68 @@
+"""``star-edge evaluate``: accuracy of a checkpoint on one part of a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from runtime.errors import InputError, MismatchError
+from star_edge.cli.common import Output, common_options
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="Dataset; the one the checkpoint was trained on if left out.")
+@click.option("--split", help="Split scheme; the checkpoint's if left out.")
+@click.option("--part", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores if left out.")
+@common_options
+def command(checkpoint: Path, data: Path | None, split: str | None, part: str, threads: int | None, output: Output) -> None:
+    """Top-1 and top-5 of CHECKPOINT, in all and per class."""
+    import torch
+    from rich.table import Table
+
+    from star_edge.data import open_dataset
+    from star_edge.training.checkpoint import build_from_checkpoint, load_checkpoint
+    from star_edge.training.evaluate import EvaluationReport, class_accuracies, model_logits, top_k_accuracy
+
+    if threads:
+        torch.set_num_threads(threads)
+    saved = load_checkpoint(checkpoint)
+    dataset = open_dataset(data or Path(saved.data.source))
+    if (dataset.meta.class_names, dataset.meta.skeleton) != (saved.class_names, saved.skeleton):
+        raise MismatchError(
+            "dataset and checkpoint do not belong together",
+            where=checkpoint,
+            found=f"{dataset.meta.skeleton.name}, {len(dataset.meta.class_names)} classes in {dataset.meta.name}",
+            expected=f"{saved.skeleton.name}, {len(saved.class_names)} classes as the checkpoint has",
+            hint=f"star-edge inspect {checkpoint}",
+        )
+    scheme = split or saved.data.split
+    indices = dataset.indices(scheme, part)
+    if not len(indices):
+        raise InputError(
+            f"part '{part}' of split '{scheme}' has no clips", where=dataset.meta.name, hint="star-edge data info"
+        )
+    labels = dataset.labels[indices]
+    logits = model_logits(build_from_checkpoint(saved), [dataset.clip(i) for i in indices], saved.skeleton, saved.features)
+    report = EvaluationReport(
+        checkpoint=str(checkpoint),
+        data=dataset.meta.name,
+        split=scheme,
+        part=part,
+        clips=len(labels),
+        correct=int((logits.argmax(1) == labels).sum()),
+        top1=top_k_accuracy(logits, labels),
+        top5=top_k_accuracy(logits, labels, 5),
+        classes=class_accuracies(logits, labels, saved.class_names),
+    )
+    output.document(report)
+    table = Table("class", "correct", "clips", "top-1", title=f"{dataset.meta.name}, split {scheme}, {part}")
+    for row in report.classes:
+        table.add_row(row.name, str(row.correct), str(row.clips), f"{row.correct / row.clips:.1%}" if row.clips else "-")
+    output.console.print(table)
+    output.console.print(
+        f"top-1 {report.top1:.2%} ({report.correct} of {report.clips}), top-5 {report.top5:.2%}; "
+        f"next: star-edge export --fp16 {checkpoint}"
+    )

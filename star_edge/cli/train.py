@@ -1,0 +1,136 @@
+"""``star-edge train``: clips to checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from runtime.errors import InputError
+from star_edge.cli.common import Output, common_options
+
+if TYPE_CHECKING:
+    from star_edge.training.loop import Epoch, Trainer
+
+
+class TrainReport(msgspec.Struct, frozen=True):
+    """What ``star-edge train --json`` prints; accuracies are fractions, ``validation_accuracy`` None without such clips."""
+
+    checkpoint: str
+    model: str
+    parameters: int
+    epochs: int
+    best_epoch: int
+    fit_clips: int
+    validation_clips: int
+    validation_accuracy: float | None
+    schema: str = "star-edge/train/1"
+
+
+@click.command()
+@click.option(
+    "--data", "data", required=True, type=click.Path(path_type=Path), help="Dataset folder, .npz, or .skeleton folder."
+)
+@click.option(
+    "--model", "model_name", default="star-64", show_default=True, help="A registered model: star-edge inspect models."
+)
+@click.option("--attention", type=click.Choice(["sparse", "full"]), default="sparse", show_default=True,
+              help="Spatial attention over the skeleton's edges, or over all pairs of joints.")  # fmt: skip
+@click.option(
+    "--recipe", "recipe_name", default="default", show_default=True, help="default, paper, or a JSON file of Recipe fields."
+)
+@click.option("--split", help="Split scheme of the dataset; its default if left out.")
+@click.option("--fit", type=click.Choice(["train", "train+val"]), default="train", show_default=True,
+              help="train+val: no validation, the last epoch is kept.")  # fmt: skip
+@click.option("--epochs", type=click.IntRange(min=1), help="In place of the recipe's.")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="In place of the recipe's.")
+@click.option("--frames-per-batch", type=click.IntRange(min=1), help="In place of the recipe's.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores if left out.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/train"), show_default=True,
+              help="Folder for ckpt.pt, last.pt and TensorBoard logs.")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Continue the interrupted run in --out.")
+@click.option("--force", is_flag=True, help="Start anew over a run that is already in --out.")
+@common_options
+def command(
+    data: Path,
+    model_name: str,
+    attention: str,
+    recipe_name: str,
+    split: str | None,
+    fit: str,
+    epochs: int | None,
+    lr: float | None,
+    frames_per_batch: int | None,
+    threads: int | None,
+    out: Path,
+    resume: bool,
+    force: bool,
+    output: Output,
+) -> None:
+    """Train a model on packed clips and keep the epoch that is best on the validation subjects."""
+    import torch
+
+    from star_edge.data import open_dataset
+    from star_edge.training.loop import Task, Trainer
+    from star_edge.training.recipe import get_recipe
+
+    if threads:
+        torch.set_num_threads(threads)
+    if (out / "last.pt").exists() and not (resume or force):
+        raise InputError(
+            "a run is already there", where=out, hint="--resume to continue it, --force to start anew, or another --out"
+        )
+    recipe = get_recipe(recipe_name, epochs=epochs, lr=lr, frames_per_batch=frames_per_batch)
+    task = Task.of(open_dataset(data), split, tuple(fit.split("+")))
+    trainer = Trainer(task, model_name, recipe, out, output.seed, attention)
+    if resume:
+        trainer.resume()
+    output.console.print(
+        f"{model_name} on {task.data.name}, split {task.data.split}: {len(task.fit)} clips to fit, "
+        f"{len(task.validation)} to validate, {len(task.class_names)} classes, recipe {recipe.name}"
+    )
+    run_with_progress(trainer, output)
+    report(trainer, output)
+
+
+def run_with_progress(trainer: Trainer, output: Output) -> None:
+    """Train under one bar; without a terminal, one line an epoch in ten."""
+    with output.progress() as progress:
+        bar = progress.add_task("train", total=trainer.recipe.epochs, completed=trainer.epoch)
+
+        def show(epoch: Epoch) -> None:
+            state = f"loss {epoch.loss:.3f}, fit {epoch.accuracy:.1%}"
+            if epoch.validation is not None:
+                state += f", val {epoch.validation:.1%} (best {max(trainer.best, 0):.1%})"
+            progress.update(bar, advance=1, description=state)
+            if progress.disable and (epoch.number % max(1, epoch.epochs // 10) == 0 or epoch.number == epoch.epochs):
+                output.console.print(f"epoch {epoch.number}/{epoch.epochs}: {state}")
+
+        trainer.run(show)
+
+
+def report(trainer: Trainer, output: Output) -> None:
+    """Say what was made and what to do with it."""
+    from star_edge.training.checkpoint import load_checkpoint
+
+    path = trainer.out / "ckpt.pt"
+    saved = load_checkpoint(path)
+    validation = saved.metrics["validation_accuracy"]
+    output.document(
+        TrainReport(
+            checkpoint=str(path),
+            model=saved.model.name,
+            parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
+            epochs=trainer.epoch,
+            best_epoch=saved.metrics["epoch"],
+            fit_clips=saved.metrics["fit_clips"],
+            validation_clips=saved.metrics["validation_clips"],
+            validation_accuracy=validation,
+        )
+    )
+    scored = "no validation" if validation is None else f"validation {validation:.1%} at epoch {saved.metrics['epoch']}"
+    output.console.print(
+        f"{path}  {path.stat().st_size / 1e6:.1f} MB, {scored}; next: star-edge evaluate {path}, then star-edge export --fp16 {path}"
+    )

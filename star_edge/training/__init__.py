@@ -1,0 +1,1 @@
+"""Training: recipes, augmentation, packed batches, checkpoints, the loop, evaluation."""

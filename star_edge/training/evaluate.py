@@ -1,0 +1,68 @@
+"""Logits and accuracy of a model over clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from runtime.clip import Clip
+from runtime.features import FeatureRecipe
+from runtime.skeleton import Skeleton
+from star_edge.training.batches import packed_batches
+
+FRAMES_PER_BATCH = 4096
+
+
+class ClassAccuracy(msgspec.Struct, frozen=True):
+    """Correct and all clips of one class."""
+
+    name: str
+    correct: int
+    clips: int
+
+
+class EvaluationReport(msgspec.Struct, frozen=True):
+    """What ``star-edge evaluate --json`` prints."""
+
+    checkpoint: str
+    data: str
+    split: str
+    part: str
+    clips: int
+    correct: int
+    top1: float
+    top5: float
+    classes: tuple[ClassAccuracy, ...]
+    schema: str = "star-edge/evaluate/1"
+
+
+@torch.no_grad()
+def model_logits(model: nn.Module, clips: Sequence[Clip], skeleton: Skeleton, features: FeatureRecipe) -> np.ndarray:
+    """Logits float32 [N, K] of ``model`` (put in eval mode for the call), clips packed in order."""
+    training = model.training
+    model.eval()
+    logits = [
+        model(torch.from_numpy(rows), torch.from_numpy(cu_seqlens)).float().numpy()
+        for rows, cu_seqlens, _ in packed_batches(clips, skeleton, features, FRAMES_PER_BATCH)
+    ]
+    model.train(training)
+    return np.concatenate(logits)
+
+
+def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
+    """Fraction of clips [N] whose label is among the k largest logits [N, K]; ties count by lower class index first."""
+    ranked = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return float((ranked == labels[:, None]).any(1).mean())
+
+
+def class_accuracies(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> tuple[ClassAccuracy, ...]:
+    """Per-class counts, in class order."""
+    correct = logits.argmax(1) == labels
+    return tuple(
+        ClassAccuracy(name, int(correct[labels == label].sum()), int((labels == label).sum()))
+        for label, name in enumerate(class_names)
+    )

@@ -1,0 +1,290 @@
+"""The training loop: packed batches, best checkpoint by validation, exact resume."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from runtime.clip import Clip
+from runtime.errors import GateError, InputError, MismatchError
+from runtime.skeleton import Skeleton
+from star_edge.data import Dataset
+from star_edge.models import model_config
+from star_edge.models.star import Star
+from star_edge.training.augment import augment
+from star_edge.training.batches import featurise, group_by_frames
+from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, load_torch, save_checkpoint, save_torch
+from star_edge.training.evaluate import model_logits, top_k_accuracy
+from star_edge.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+STATE_SCHEMA = "star-edge/training-state/1"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to train on.
+
+    Attributes:
+        fit, validation: clips and their labels int [N]; ``validation`` may be empty: then the last epoch is saved.
+        data: where the clips come from, for the checkpoint.
+    """
+
+    fit: Sequence[Clip]
+    fit_labels: np.ndarray
+    validation: Sequence[Clip]
+    validation_labels: np.ndarray
+    skeleton: Skeleton
+    class_names: tuple[str, ...]
+    data: DataEntry
+
+    @classmethod
+    def of(cls, dataset: Dataset, split: str | None = None, fit: Sequence[str] = ("train",)) -> Task:
+        """Fit the named parts of a split; validate on ``val`` unless it is fitted too."""
+        scheme = split or dataset.meta.default_split
+        fitted = np.concatenate([dataset.indices(scheme, part) for part in fit])
+        validation = dataset.indices(scheme, "val") if "val" not in fit else fitted[:0]
+        data = DataEntry(
+            source=dataset.meta.source if dataset.path is None else str(dataset.path.resolve()),
+            name=dataset.meta.name,
+            split=scheme,
+            sha256=dataset.meta.sha256,
+            terms=dataset.meta.terms,
+            fitted=tuple(fit),
+        )
+        return cls(
+            fit=[dataset.clip(i) for i in fitted],
+            fit_labels=dataset.labels[fitted],
+            validation=[dataset.clip(i) for i in validation],
+            validation_labels=dataset.labels[validation],
+            skeleton=dataset.meta.skeleton,
+            class_names=dataset.meta.class_names,
+            data=data,
+        )
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One finished epoch, for progress and logs; accuracies are fractions, ``validation`` None without such clips."""
+
+    number: int
+    epochs: int
+    loss: float
+    accuracy: float
+    validation: float | None
+    best: bool
+
+
+def learning_rate(recipe: Recipe, dim: int, step: int, steps_per_epoch: int) -> float:
+    """Learning rate of the ``step``-th update (from 1). STAR, eq. 8 for ``noam``."""
+    warmup = max(1.0, recipe.warmup_epochs * steps_per_epoch)
+    if recipe.schedule == "noam":
+        return recipe.lr * dim**-0.5 * min(step**-0.5, step * warmup**-1.5)
+    if step <= warmup:
+        return recipe.lr * step / warmup
+    progress = (step - warmup) / max(1.0, recipe.epochs * steps_per_epoch - warmup)
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+class Trainer:
+    """Trains one model into the folder ``out``: ``ckpt.pt`` (the best epoch), ``last.pt`` (to resume), TensorBoard events.
+
+    The same task, recipe and seed give the same weights, also after a kill and ``resume``: every epoch draws from
+    generators seeded with (seed, epoch).
+    """
+
+    def __init__(
+        self, task: Task, model_name: str, recipe: Recipe, out: Path, seed: int = 0, attention: Any = "sparse"
+    ) -> None:
+        if not len(task.fit):
+            raise InputError("no clips to train on", where=task.data.source, found=f"split {task.data.split}")
+        self.task, self.recipe, self.out, self.seed = task, recipe, out, seed
+        config = model_config(
+            model_name,
+            task.skeleton,
+            recipe.features.channels,
+            len(task.class_names),
+            attention=attention,
+            dropout=recipe.dropout,
+            attention_dropout=recipe.attention_dropout,
+            head_dropout=recipe.head_dropout,
+        )
+        self.model_entry = ModelEntry(model_name, config)
+        torch.manual_seed(seed)
+        self.model = Star(config)
+        self.averaged = (
+            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True) if recipe.ema else None
+        )
+        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+        self.optimizer = optimizer(
+            _decay_groups(self.model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, eps=recipe.eps
+        )
+        self.epoch, self.step, self.best = 0, 0, -1.0
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The weights that are validated and saved: averaged ones if the recipe has them."""
+        return self.averaged.module if self.averaged is not None else self.model
+
+    def run(self, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> Path:
+        """Train the remaining epochs and return the path of the checkpoint."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        with _tensorboard(self.out) as log:
+            while self.epoch < self.recipe.epochs:
+                loss, accuracy = self._fit_epoch()
+                epoch = self._finish_epoch(loss, accuracy)
+                for name, value in (("loss", loss), ("accuracy/fit", accuracy), ("accuracy/validation", epoch.validation)):
+                    if value is not None:
+                        log.add_scalar(name, value, self.epoch)
+                on_epoch(epoch)
+        return self.out / "ckpt.pt"
+
+    def resume(self) -> None:
+        """Continue from ``last.pt`` of an interrupted run.
+
+        Raises:
+            InputError: there is none. MismatchError: it belongs to another recipe, seed, model or data.
+        """
+        path = self.out / "last.pt"
+        state = load_torch(path)
+        if state.get("schema") != STATE_SCHEMA:
+            raise MismatchError("not a training state", where=path, found=state.get("schema"), expected=STATE_SCHEMA)
+        for key, value in self._identity().items():
+            if state.get(key) != value:
+                raise MismatchError(
+                    f"the interrupted run in {self.out} used another {key}",
+                    where=path,
+                    found=state.get(key),
+                    expected=value,
+                    hint="repeat the options of that run, or choose another --out",
+                )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
+
+    def _identity(self) -> dict[str, Any]:
+        """What has to be equal for a run to be the continuation of another."""
+        return {
+            "model_name": self.model_entry.name,
+            "seed": self.seed,
+            "recipe": msgspec.to_builtins(self.recipe),
+            "data": msgspec.to_builtins(self.task.data),
+        }
+
+    def _fit_epoch(self) -> tuple[float, float]:
+        """One pass over the clips: mean loss and accuracy on the augmented clips."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        torch.manual_seed(int(rng.integers(2**63)))
+        recipe, task = self.recipe, self.task
+        criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        clips = [augment(clip, task.skeleton, recipe.augmentation, rng) for clip in task.fit]
+        groups = group_by_frames(np.array([len(clip) for clip in clips]), recipe.frames_per_batch, rng)
+        self.model.train()
+        total_loss = correct = 0.0
+        for group in groups:
+            rows, cu_seqlens = featurise([clips[i] for i in group], task.skeleton, recipe.features)
+            labels = torch.from_numpy(task.fit_labels[group]).long()
+            self.step += 1
+            for parameters in self.optimizer.param_groups:
+                parameters["lr"] = learning_rate(recipe, self.model_entry.config.dim, self.step, len(groups))
+            logits = self.model(torch.from_numpy(rows), torch.from_numpy(cu_seqlens))
+            loss = criterion(logits, labels)
+            self._check_finite(loss)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if recipe.clip_norm:
+                nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+            self.optimizer.step()
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.model)
+            total_loss += loss.item() * len(group)
+            correct += float((logits.argmax(1) == labels).sum())
+        return total_loss / len(clips), correct / len(clips)
+
+    def _check_finite(self, loss: torch.Tensor) -> None:
+        if not bool(loss.isfinite()):
+            raise GateError(
+                "training diverged",
+                where=f"epoch {self.epoch + 1}, step {self.step}",
+                found=f"loss {loss.item()}",
+                expected="a finite loss",
+                hint="repeat with a lower --lr",
+            )
+
+    def _finish_epoch(self, loss: float, accuracy: float) -> Epoch:
+        """Validate, save the best weights and the state to resume from."""
+        self.epoch += 1
+        validation = self._validate()
+        best = validation is None or validation > self.best
+        if best:
+            self.best = self.best if validation is None else validation
+            save_checkpoint(self._checkpoint(accuracy, validation), self.out / "ckpt.pt")
+        state = {
+            "schema": STATE_SCHEMA,
+            **self._identity(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "best": self.best,
+        }
+        save_torch(state, self.out / "last.pt")
+        return Epoch(self.epoch, self.recipe.epochs, loss, accuracy, validation, best)
+
+    def _validate(self) -> float | None:
+        if not len(self.task.validation):
+            return None
+        logits = model_logits(self.evaluated, self.task.validation, self.task.skeleton, self.recipe.features)
+        return top_k_accuracy(logits, self.task.validation_labels)
+
+    def _checkpoint(self, accuracy: float, validation: float | None) -> Checkpoint:
+        task = self.task
+        return Checkpoint(
+            model=self.model_entry,
+            state_dict=self.evaluated.state_dict(),
+            skeleton=task.skeleton,
+            features=self.recipe.features,
+            class_names=task.class_names,
+            data=task.data,
+            metrics={
+                "epoch": self.epoch,
+                "fit_accuracy": accuracy,
+                "validation_accuracy": validation,
+                "fit_clips": len(task.fit),
+                "validation_clips": len(task.validation),
+            },
+            recipe={**msgspec.to_builtins(self.recipe), "seed": self.seed},
+        )
+
+
+def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: not on biases and norms."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+@contextlib.contextmanager
+def _tensorboard(folder: Path) -> Iterator[SummaryWriter]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder))
+    try:
+        yield writer
+    finally:
+        writer.close()

@@ -1,0 +1,118 @@
+"""Training recipes: every number of a training run, stored whole in its checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from runtime.errors import InputError
+from runtime.features import FeatureRecipe
+
+
+class Augmentation(msgspec.Struct, frozen=True):
+    """Random changes to a training clip; zero (or one, for ``crop``) switches a change off.
+
+    Attributes:
+        yaw, tilt: largest rotation about the vertical axis and about the two others, degrees.
+        scale: largest relative change of size, drawn per axis.
+        crop: smallest fraction of the clip that is kept.
+        speed: largest relative change of speed; the clip is resampled linearly.
+        noise: standard deviation of joint noise, metres, constant over the clip's frames.
+        jitter: standard deviation of joint noise, metres, drawn for each frame.
+        mirror: probability of exchanging left and right.
+        swap: probability of exchanging two persons.
+        lose_joints: probability for each joint of being lost throughout the clip.
+    """
+
+    yaw: float = 0.0
+    tilt: float = 0.0
+    scale: float = 0.0
+    crop: float = 1.0
+    speed: float = 0.0
+    noise: float = 0.0
+    jitter: float = 0.0
+    mirror: float = 0.0
+    swap: float = 0.0
+    lose_joints: float = 0.0
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A training recipe.
+
+    Attributes:
+        schedule: ``noam`` is lr * d^-0.5 * min(t^-0.5, t * w^-1.5) (STAR, eq. 8; w = steps of the warm-up);
+            ``cosine`` rises linearly to lr and falls to zero along a cosine.
+        lr: factor of the Noam schedule, or the cosine schedule's peak.
+        warmup_epochs: length of the warm-up.
+        frames_per_batch: rows a packed batch may hold; a longer clip makes a batch of its own.
+        clip_norm: largest gradient norm, 0 for none.
+        ema: decay per step of the averaged weights that are evaluated and saved, 0 for none.
+    """
+
+    name: str
+    epochs: int = 60
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    schedule: Literal["noam", "cosine"] = "cosine"
+    lr: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    warmup_epochs: float = 5.0
+    label_smoothing: float = 0.1
+    frames_per_batch: int = 768
+    clip_norm: float = 1.0
+    ema: float = 0.99
+    dropout: float = 0.2
+    attention_dropout: float = 0.0
+    head_dropout: float = 0.3
+    features: FeatureRecipe = FeatureRecipe()
+    augmentation: Augmentation = Augmentation()
+
+
+DEFAULT = Recipe(
+    name="default",
+    augmentation=Augmentation(
+        yaw=30.0, tilt=8.0, scale=0.1, crop=0.7, speed=0.25, noise=0.01, jitter=0.003, mirror=0.5, swap=0.5, lose_joints=0.02
+    ),
+)
+
+# Paper, section 4.2 and eq. 8; weight decay, smoothing and head dropout from the authors' code (research facts A.7).
+PAPER = Recipe(
+    name="paper",
+    epochs=100,
+    optimizer="adam",
+    schedule="noam",
+    lr=1.0,
+    betas=(0.9, 0.98),
+    eps=1e-9,
+    weight_decay=4e-5,
+    frames_per_batch=12_800,
+    clip_norm=0.0,
+    ema=0.0,
+    dropout=0.5,
+    attention_dropout=0.5,
+    features=FeatureRecipe(centre="none"),
+)
+
+RECIPES = {recipe.name: recipe for recipe in (DEFAULT, PAPER)}
+
+
+def get_recipe(name_or_path: str, **overrides: Any) -> Recipe:
+    """A named recipe or one from a JSON file (missing fields as in ``default``), with fields that are not None replaced."""
+    if name_or_path in RECIPES:
+        recipe = RECIPES[name_or_path]
+    else:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise InputError(
+                f"unknown recipe '{name_or_path}'",
+                expected=f"one of {', '.join(RECIPES)}, or a JSON file with fields of Recipe",
+            )
+        try:
+            given = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            recipe = msgspec.convert({**msgspec.to_builtins(DEFAULT), "name": path.stem, **given}, Recipe)
+        except msgspec.MsgspecError as error:
+            raise InputError(f"cannot read the recipe: {error}", where=path) from None
+    return msgspec.structs.replace(recipe, **{key: value for key, value in overrides.items() if value is not None})
