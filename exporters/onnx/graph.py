@@ -1,0 +1,269 @@
+"""The canonical ONNX graph of a STAR model, written node by node from a config and a state dict.
+
+Nodes are named after the module they are (``layers.0.spatial.qkv``), values ``<module path>.out``, initializers after the state
+dict. Weights of matrix products are stored transposed, [in, out], as MatMul takes them. Opset 20, IR 10; inputs
+``features`` float32 [F, V, C] and ``cu_seqlens`` int32 [B+1], output ``logits`` float32 [B, K].
+
+Precision is explicit: an ``fp16`` graph casts down behind the input normalisation and up again around each float32 island
+(LayerNorm; softmax, sums and means inside the function bodies) and at the logits. An ``int8`` graph puts QuantizeLinear and
+DequantizeLinear on the input and the weight of each quantised module, over an fp32 or fp16 remainder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from exporters.onnx.functions import CONTEXT, DOMAIN, LINEAR, OPSET, POSITIONS, SPARSE, VERSION, attributes, make_functions
+from exporters.onnx.nodes import FLOAT_TYPES, NodeList
+from runtime.errors import InputError, MismatchError
+
+if TYPE_CHECKING:
+    from star_edge.models.star import StarConfig
+
+IR_VERSION = 10
+LEVELS = 127  # symmetric int8: -127 to 127
+Precision = Literal["fp32", "fp16", "int8"]
+Base = Literal["fp32", "fp16"]
+
+
+def quantised_modules(config: StarConfig) -> list[str]:
+    """Module paths that an int8 graph quantises: QKV and FFN of every encoder and both head layers."""
+    inner = [f"{encoder}.{name}" for encoder in _encoders(config) for name in ("qkv", "linear1", "linear2")]
+    return [*inner, "head.hidden", "head.output"]
+
+
+def recorded_tensors(config: StarConfig) -> dict[str, str]:
+    """Calibration key -> name of the value in the graph: inputs of weighted ops, inputs and outputs of ``Star*`` ops.
+
+    The names hold in every precision's graph; the calibrator exposes them as outputs of the fp32 one.
+    """
+    table = {
+        "embedding.in": "input_norm.out",
+        "positions.in": "embedding.out",
+        "positions.out": "positions.out",
+    }
+    source = "positions.out"
+    for layer in range(config.layers):
+        for branch in ("spatial", "temporal"):
+            path = f"layers.{layer}.{branch}"
+            table |= {
+                f"{path}.qkv.in": source,
+                f"{path}.attention.in": f"{path}.qkv.out",
+                f"{path}.attention.out": f"{path}.attention.out",
+                f"{path}.linear1.in": f"{path}.norm1.out",
+                f"{path}.linear2.in": f"{path}.activation.out",
+            }
+        source = f"layers.{layer}.out"
+    return table | {
+        "context.in": source,
+        "context.out": "context.out",
+        "head.hidden.in": "context.flat",
+        "head.output.in": "head.activation.out",
+    }
+
+
+def node_precisions(config: StarConfig, precision: Precision, base: Base = "fp32") -> dict[str, str]:
+    """Module path -> precision its weights and arithmetic are stored in, for the bundle's manifest."""
+    remainder = base if precision == "int8" else precision
+    table = dict.fromkeys(("embedding", "positions", "context", "head.hidden", "head.output"), str(remainder))
+    for encoder in _encoders(config):
+        table |= {f"{encoder}.{name}": remainder for name in ("qkv", "attention", "linear1", "linear2")}
+        table |= {f"{encoder}.{name}": "fp32" for name in ("norm1", "norm2")}
+    table["input_norm"] = "fp32"
+    if precision == "int8":
+        table |= dict.fromkeys(quantised_modules(config), "int8")
+    return dict(sorted(table.items()))
+
+
+def build_model(
+    config: StarConfig,
+    weights: Mapping[str, np.ndarray],
+    precision: Precision = "fp32",
+    ranges: Mapping[str, float] | None = None,
+    base: Base = "fp32",
+) -> ModelProto:
+    """Build and check the model; the same arguments give the same bytes.
+
+    Args:
+        config: shape of the model.
+        weights: the state dict as numpy arrays, torch names and layout.
+        precision: ``int8`` needs ``ranges``.
+        ranges: calibration key -> amax of the activation (``CalibrationTable.ranges``).
+        base: float type around the Q/DQ pairs of an int8 graph.
+
+    Raises MismatchError when weights or ranges lack a tensor or have another shape.
+    """
+    if precision == "int8" and ranges is None:
+        raise InputError("an int8 graph needs calibrated ranges", hint="star-edge calibrate")
+    graph = _Graph(config, weights, base if precision == "int8" else precision, ranges if precision == "int8" else None)
+    model = graph.build()
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+class _Graph:
+    """One graph under construction."""
+
+    def __init__(
+        self, config: StarConfig, weights: Mapping[str, np.ndarray], base: Base, ranges: Mapping[str, float] | None
+    ) -> None:
+        self.config, self.weights, self.base, self.ranges = config, weights, base, ranges
+        self.quantised = set() if ranges is None else set(quantised_modules(config))
+        self.nodes = NodeList()
+        self.initializers: dict[str, np.ndarray] = {}
+        self.float_dtype = helper.tensor_dtype_to_np_dtype(FLOAT_TYPES[base])
+
+    def build(self) -> ModelProto:
+        config = self.config
+        x = self._stem()
+        for layer in range(config.layers):
+            path = f"layers.{layer}"
+            spatial = self._encoder(x, f"{path}.spatial", SPARSE, [])
+            temporal = self._encoder(x, f"{path}.temporal", LINEAR, ["cu_seqlens"])
+            x = self.nodes.add("Add", [spatial, temporal], f"{path}.out", name=path)
+        self._head(x)
+        graph = helper.make_graph(
+            self.nodes.nodes,
+            "star",
+            [
+                helper.make_tensor_value_info("features", TensorProto.FLOAT, ["frames", config.joints, config.channels]),
+                helper.make_tensor_value_info("cu_seqlens", TensorProto.INT32, ["clips_plus_1"]),
+            ],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["clips", config.classes])],
+            [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in self.initializers.items()],
+        )
+        return helper.make_model(
+            graph,
+            functions=make_functions(config, self.base),
+            opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)],
+            ir_version=IR_VERSION,
+            producer_name="star-edge",
+        )
+
+    def _stem(self) -> str:
+        """Input normalisation in float32, as one multiplication and one addition, then embedding and positions."""
+        config = self.config
+        count = config.joints * config.channels
+        gain, bias, mean, variance = (
+            self._weight(f"input_norm.{name}", (count,)).astype(np.float64)
+            for name in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = gain / np.sqrt(variance + 1e-5)
+        shape = (config.joints, config.channels)
+        self.initializers["input_norm.scale"] = scale.reshape(shape).astype(np.float32)
+        self.initializers["input_norm.shift"] = (bias - mean * scale).reshape(shape).astype(np.float32)
+        x = self.nodes.add("Mul", ["features", "input_norm.scale"], "input_norm.scaled", name="input_norm")
+        x = self._lower("input_norm", lambda out: self.nodes.add("Add", [x, "input_norm.shift"], out, name="input_norm.add"))
+        x = self._linear(x, "embedding", config.channels, config.dim)
+        return self._star(POSITIONS, [x, "cu_seqlens"], "positions")
+
+    def _encoder(self, x: str, path: str, op: str, extra: list[str]) -> str:
+        """x1 = LN(x + attention(qkv(x))); LN(x1 + linear2(SiLU(linear1(x1))))."""
+        dim = self.config.dim
+        qkv = self._linear(x, f"{path}.qkv", dim, 3 * dim, bias=False)
+        attended = self._star(op, [qkv, *extra], f"{path}.attention")
+        x = self._norm(self._residual(x, attended, f"{path}.residual1"), f"{path}.norm1")
+        inner = self._silu(self._linear(x, f"{path}.linear1", dim, dim), f"{path}.activation")
+        inner = self._linear(inner, f"{path}.linear2", dim, dim)
+        return self._norm(self._residual(x, inner, f"{path}.residual2"), f"{path}.norm2")
+
+    def _head(self, x: str) -> None:
+        config = self.config
+        self._float_initializer("context.weight", self._weight("context.weight", (config.dim, config.dim)))
+        x = self._star(CONTEXT, [x, "context.weight", "cu_seqlens"], "context")
+        x = self.nodes.add("Flatten", [x], "context.flat", axis=1)
+        x = self._silu(self._linear(x, "head.hidden", config.joints * config.dim, config.hidden), "head.activation")
+        logits = "logits" if self.base == "fp32" else "head.output.out"
+        x = self._linear(x, "head.output", config.hidden, config.classes, output=logits)
+        if x != "logits":
+            self.nodes.cast(x, TensorProto.FLOAT, "logits")
+
+    def _star(self, op: str, inputs: list[str], path: str) -> str:
+        return self.nodes.add(op, inputs, f"{path}.out", name=path, domain=DOMAIN, **attributes(op, self.config))
+
+    def _linear(self, x: str, path: str, inputs: int, outputs: int, *, bias: bool = True, output: str = "") -> str:
+        """x W^T + b; the MatMul carries the module's name. Quantised if the module is."""
+        weight = self._weight(f"{path}.weight", (outputs, inputs)).T
+        name = f"{path}.weight"
+        if path in self.quantised:
+            x, name = self._quantised_input(x, path), self._quantised_weight(weight, path)
+        else:
+            self._float_initializer(name, weight)
+        if not bias:
+            return self.nodes.add("MatMul", [x, name], f"{path}.out", name=path)
+        product = self.nodes.add("MatMul", [x, name], f"{path}.matmul", name=path)
+        self._float_initializer(f"{path}.bias", self._weight(f"{path}.bias", (outputs,)))
+        return self.nodes.add("Add", [product, f"{path}.bias"], output or f"{path}.out", name=f"{path}.add")
+
+    def _quantised_input(self, x: str, path: str) -> str:
+        """Q/DQ in front of a module: symmetric, per tensor, scale amax / 127."""
+        key = f"{path}.in"
+        assert self.ranges is not None
+        if key not in self.ranges:
+            raise MismatchError("the calibration table lacks a range", where=key, hint="star-edge calibrate")
+        scale, zero = f"{key}.scale", f"{key}.zero_point"
+        self.initializers[scale] = self._scales(np.asarray(self.ranges[key]))
+        self.initializers[zero] = np.zeros((), dtype=np.int8)
+        quantised = self.nodes.add("QuantizeLinear", [x, scale, zero], f"{key}.int8", name=f"{key}.quantize")
+        return self.nodes.add("DequantizeLinear", [quantised, scale, zero], f"{key}.dequantized", name=f"{key}.dequantize")
+
+    def _quantised_weight(self, weight: np.ndarray, path: str) -> str:
+        """An int8 initializer [in, out] with one scale per output channel, dequantised."""
+        name = f"{path}.weight"
+        scales = self._scales(np.abs(weight).max(axis=0))
+        levels = np.rint(weight / scales.astype(np.float64))
+        self.initializers[name] = np.clip(levels, -LEVELS, LEVELS).astype(np.int8)
+        self.initializers[f"{name}.scale"] = scales
+        self.initializers[f"{name}.zero_point"] = np.zeros(len(scales), dtype=np.int8)
+        return self.nodes.add("DequantizeLinear", [name, f"{name}.scale", f"{name}.zero_point"], f"{name}.dequantized",
+                              name=f"{name}.dequantize", axis=1)  # fmt: skip
+
+    def _scales(self, amax: np.ndarray) -> np.ndarray:
+        """amax / 127 in the graph's float type; 1 for an all-zero channel, and never rounded down to zero."""
+        scales = np.where(amax > 0, amax / LEVELS, 1.0).astype(self.float_dtype)
+        return np.maximum(scales, np.finfo(self.float_dtype).smallest_subnormal)
+
+    def _norm(self, x: str, path: str) -> str:
+        """LayerNorm in float32."""
+        if self.base != "fp32":
+            x = self.nodes.cast(x, TensorProto.FLOAT, f"{path}.in.float32")
+        for part in ("weight", "bias"):
+            self.initializers[f"{path}.{part}"] = self._weight(f"{path}.{part}", (self.config.dim,)).astype(np.float32)
+        inputs = [x, f"{path}.weight", f"{path}.bias"]
+        return self._lower(
+            path, lambda out: self.nodes.add("LayerNormalization", inputs, out, name=path, axis=-1, epsilon=1e-5)
+        )
+
+    def _residual(self, x: str, branch: str, path: str) -> str:
+        return self.nodes.add("Add", [x, branch], f"{path}.out", name=path)
+
+    def _silu(self, x: str, path: str) -> str:
+        return self.nodes.add("Mul", [x, self.nodes.add("Sigmoid", [x], f"{path}.sigmoid")], f"{path}.out", name=path)
+
+    def _lower(self, path: str, compute: Callable[[str], str]) -> str:
+        """``<path>.out`` in the graph's float type from a computation in float32 that is told its output's name."""
+        if self.base == "fp32":
+            return compute(f"{path}.out")
+        return self.nodes.cast(compute(f"{path}.float32"), FLOAT_TYPES[self.base], f"{path}.out")
+
+    def _float_initializer(self, name: str, array: np.ndarray) -> None:
+        """Store a weight in the graph's float type."""
+        with np.errstate(over="ignore"):  # an fp16 overflow is the gate's to report, with the module's name
+            self.initializers[name] = array.astype(self.float_dtype)
+
+    def _weight(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name not in self.weights:
+            raise MismatchError("the state dict lacks a tensor", where=name, expected=f"shape {list(shape)}")
+        array = np.asarray(self.weights[name])
+        if array.shape != shape:
+            raise MismatchError("a weight has the wrong shape", where=name, found=list(array.shape), expected=list(shape))
+        return array
+
+
+def _encoders(config: StarConfig) -> list[str]:
+    return [f"layers.{layer}.{branch}" for layer in range(config.layers) for branch in ("spatial", "temporal")]
