@@ -60,7 +60,9 @@ class Source(msgspec.Struct, frozen=True):
         data: the training source as the checkpoint records it, e.g. a dataset folder.
         data_name: its name, for people.
         data_sha256: its hash, empty when unknown.
+        terms: what the owner of the recordings allows.
         split: the split scheme trained on.
+        fitted: parts of it whose clips the weights have seen.
         metrics: figures of the checkpoint, e.g. ``val_top1``.
     """
 
@@ -68,8 +70,10 @@ class Source(msgspec.Struct, frozen=True):
     data: str = ""
     data_name: str = ""
     data_sha256: str = ""
+    terms: str = ""
     split: str = ""
-    metrics: dict[str, float] = {}
+    fitted: tuple[str, ...] = ()
+    metrics: dict[str, Any] = {}
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def pack(clips: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def unpack(rows: np.ndarray, cu_seqlens: np.ndarray) -> list[np.ndarray]:
     """Views of each clip's rows."""
-    return [rows[start:stop] for start, stop in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)]
+    return [rows[start:stop] for start, stop in pairwise(cu_seqlens)]
 
 
 def check_packed(

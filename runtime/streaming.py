@@ -57,6 +57,11 @@ class Stream:
         self._frames: deque[dict[Hashable, np.ndarray]] = deque(maxlen=window)
         self._count = 0
 
+    @property
+    def frames(self) -> int:
+        """Frames taken so far."""
+        return self._count
+
     def push(self, persons: Iterable[tuple[Hashable, np.ndarray]]) -> StreamResult | None:
         """Take one frame of (id, joints [V, 3]) pairs; returns a result when a hop is complete.
 
@@ -97,7 +102,8 @@ class Stream:
     def _checked(self, identity: Hashable, joints: np.ndarray) -> np.ndarray:
         skeleton = self._recognizer.bundle.manifest.skeleton
         try:
-            array = np.array(joints, dtype=np.float32)  # a copy: the caller may fill the same buffer with the next frame
+            with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite and is refused below
+                array = np.array(joints, dtype=np.float32)  # a copy: the caller may reuse its buffer
         except (TypeError, ValueError):
             raise InputError("joints are no array of numbers", where=f"person {identity!r}", expected="[V, 3]") from None
         if array.shape != (skeleton.num_joints, 3):
