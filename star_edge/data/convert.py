@@ -136,9 +136,8 @@ def _without_listed(recordings: Source, skip: Collection[str], skipped: list[Ski
 
 
 def _detail(problem: Problem) -> str:
-    parts = (
-        problem.where,
-        f"found {problem.found}" if problem.found else None,
-        f"expected {problem.expected}" if problem.expected else None,
-    )
-    return ", ".join(part for part in parts if part)
+    """What was found, with the line where it was; the file is named beside it."""
+    line = problem.where.rpartition(", ")[2] if problem.where and ", line " in problem.where else None
+    found = f"found {problem.found}" if problem.found else None
+    expected = f"expected {problem.expected}" if problem.expected else None
+    return ", ".join(part for part in (line, found, expected) if part)

@@ -6,6 +6,10 @@ A source knows name, label and subject of each of its entries before reading any
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -28,6 +32,7 @@ from star_edge.skeletons import LAYOUTS, NTU25, get_skeleton
 
 DESCRIPTION_FILE = "recordings.json"
 DESCRIPTION_SCHEMA = "star-edge/recordings/1"
+_FILES_PER_WORKER = 64  # starting a process costs as much as reading some dozens of files
 _WINDOW = 64  # files in flight per worker process: enough to keep it busy, little enough to bound the memory
 
 
@@ -272,12 +277,14 @@ def _read_file(path: Path) -> Recording | Problem:
 def _map_files(
     read: Callable[[Path], Recording | Problem], files: Sequence[Path], workers: int
 ) -> Iterator[Recording | Problem]:
-    """Apply ``read`` in order, in processes if more than one; at most _WINDOW files a worker are in flight."""
+    """Apply ``read`` in order, in processes where that pays; at most _WINDOW files a worker are in flight."""
+    workers = min(workers, len(files) // _FILES_PER_WORKER)
     if workers <= 1:
         yield from map(read, files)
         return
     # spawned, not forked: a fork of a process that runs torch threads may hang
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         pending: deque[Future[Recording | Problem]] = deque()
         try:
             for file in files:
@@ -290,3 +297,16 @@ def _map_files(
             raise StarEdgeError("a conversion process died", hint="free some memory, or convert with --workers 1") from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it: a worker of a killed parent would wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _exit_after(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
