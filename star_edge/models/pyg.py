@@ -68,9 +68,12 @@ class ContextAttention(nn.Module):
 def pyg_star(model: Star) -> Star:
     """A copy of a model, in eval mode, whose four ops run in the paper's scatter form; state-dict names stay the same."""
     model = copy.deepcopy(model).eval()
-    model.positions = Positions()
-    for layer in model.layers:
-        layer.spatial.attention = SpatialAttention(model.config)
-        layer.temporal.attention = TemporalAttention(model.config)
-    model.context = ContextAttention(model.context.weight)
+    config = model.config
+    replacements: dict[str, nn.Module] = {"positions": Positions(), "context": ContextAttention(model.context.weight)}
+    for layer in range(config.layers):
+        replacements[f"layers.{layer}.spatial.attention"] = SpatialAttention(config)
+        replacements[f"layers.{layer}.temporal.attention"] = TemporalAttention(config)
+    for path, module in replacements.items():
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, module)
     return model

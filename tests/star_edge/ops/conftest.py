@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -57,9 +57,3 @@ def rounded() -> Callable[..., tuple[torch.Tensor, ...]]:
 def tolerance_of() -> Callable[[dict[str, float], str], float]:
     """The op's tolerance for a dtype; float64 must agree to rounding."""
     return lambda tolerances, name: 1e-11 if name == "float64" else tolerances[name]
-
-
-@pytest.fixture
-def split() -> Callable[[np.ndarray, Sequence[int]], list[np.ndarray]]:
-    """Rows of each clip."""
-    return lambda rows, cu_seqlens: np.split(rows, cu_seqlens[1:-1])

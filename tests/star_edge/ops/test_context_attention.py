@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,6 @@ def test_a_clip_does_not_depend_on_its_batch(lengths, seed):
     cu_seqlens = cu_seqlens_of(lengths)
     x, weight = (torch.from_numpy(array).float() for array in make_inputs(cu_seqlens[-1], seed))
     together = packed(x, weight, torch.from_numpy(cu_seqlens))
-    for clip, (start, stop) in enumerate(zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)):
+    for clip, (start, stop) in enumerate(pairwise(cu_seqlens)):
         alone = packed(x[start:stop], weight, torch.tensor([0, stop - start], dtype=torch.int32))
         torch.testing.assert_close(together[clip], alone[0], rtol=0, atol=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,6 @@ def test_a_clip_does_not_depend_on_its_batch(lengths, seed, scale):
     cu_seqlens = cu_seqlens_of(lengths)
     qkv = torch.from_numpy(make_qkv(cu_seqlens[-1], seed, scale)).float()
     together = packed(qkv, torch.from_numpy(cu_seqlens), HEADS)
-    for start, stop in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True):
+    for start, stop in pairwise(cu_seqlens):
         alone = packed(qkv[start:stop], torch.tensor([0, stop - start], dtype=torch.int32), HEADS)
         torch.testing.assert_close(together[start:stop], alone, rtol=0, atol=1e-5 * 5 * scale)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,6 @@ def test_a_clip_does_not_depend_on_its_batch(lengths):
     cu_seqlens = cu_seqlens_of(lengths)
     x = torch.from_numpy(make_x(cu_seqlens[-1])).float()
     together = packed(x, torch.from_numpy(cu_seqlens))
-    for start, stop in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True):
+    for start, stop in pairwise(cu_seqlens):
         alone = packed(x[start:stop], torch.tensor([0, stop - start], dtype=torch.int32))
         torch.testing.assert_close(together[start:stop], alone, rtol=0, atol=1e-6)
