@@ -74,7 +74,8 @@ def load_npz(path: str | Path) -> NpzClips:
     _require(xyz.ndim == 3 and xyz.shape[2] == 3 and xyz.shape[1] > 0, path, "array 'xyz' has the wrong shape", xyz.shape,
              "(frames, joints, 3)")  # fmt: skip
     _require(xyz.dtype.kind == "f", path, "array 'xyz' has the wrong type", xyz.dtype, "float32")
-    xyz = np.ascontiguousarray(xyz, dtype=np.float32)
+    with np.errstate(over="ignore"):  # too large for float32: found as infinity below
+        xyz = np.ascontiguousarray(xyz, dtype=np.float32)
     if not np.isfinite(xyz).all():
         row, joint, _ = (int(i) for i in np.argwhere(~np.isfinite(xyz))[0])
         _require(False, path, "joints hold NaN or infinity", f"row {row}, joint {joint}", "finite coordinates")

@@ -23,6 +23,7 @@ MAX_PERSONS = 2
 # person was last seen continues that person: farther than a tracked body jumps, nearer than two people stand.
 LINK_METRES = 0.5
 
+_LARGEST = float(np.finfo(np.float32).max)
 _NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
 
 
@@ -171,9 +172,9 @@ def _parse(data: bytes, where: str) -> tuple[int, list[_Track], np.ndarray]:
     bad, xyz = _coordinates(joint_lines)
     if bad is not None:
         line = first_lines[bad // JOINTS] + bad % JOINTS
-        raise fail(
-            line, "file is corrupt", _excerpt(lines[line]), f"{JOINT_FIELDS} fields, the first three finite x y z in metres"
-        )
+        cut = line == len(lines) - 1 and not data.endswith((b"\n", b"\r"))
+        what = "file is truncated" if cut else "file is corrupt"
+        raise fail(line, what, _excerpt(lines[line]), f"{JOINT_FIELDS} fields, the first three finite x y z in metres")
     return frames, list(tracks.values()), xyz
 
 
@@ -199,7 +200,7 @@ def _is_joint(fields: list[bytes]) -> bool:
     if len(fields) != JOINT_FIELDS or any(b"_" in value for value in fields):
         return False
     try:
-        return all(abs(float(value)) <= np.finfo(np.float32).max for value in fields[:3])
+        return all(abs(float(value)) <= _LARGEST for value in fields[:3])
     except ValueError:
         return False
 
