@@ -177,16 +177,20 @@ def _report(recognizer: Recognizer, clips: tuple[ClipResult, ...] = (), self_tes
 
 def _show_clips(report: RunReport, output: Output) -> None:
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("clip", "rows", "class", "confidence", f"top {_TOP}")
+    # names are broken, never cut, where the terminal is narrow
+    clip_column, class_column = (Column(title, overflow="fold") for title in ("clip", "class"))
+    table = Table(clip_column, "rows", class_column, "confidence", f"top {_TOP}")
     for clip in report.clips:
         rows = " + ".join(str(rows) for rows in clip.persons) + (f" ({clip.dropped} lost)" if clip.dropped else "")
         top = ", ".join(f"{escape(candidate.name)} {candidate.confidence:.1%}" for candidate in clip.top)
         table.add_row(escape(clip.clip), rows, escape(clip.name), f"{clip.confidence:.1%}", top)
     output.console.print(table)
     count = f"{len(report.clips)} clip" + ("s" if len(report.clips) > 1 else "")
-    output.console.print(f"{count} recognised with {_describe(report.engine)}; next: star-edge verify {report.bundle}")
+    output.console.print(
+        f"{count} recognised with {_describe(report.engine)}; next: star-edge verify {report.bundle}", soft_wrap=True
+    )
 
 
 def _run_self_test(recognizer: Recognizer, output: Output) -> None:
@@ -195,7 +199,8 @@ def _run_self_test(recognizer: Recognizer, output: Output) -> None:
     output.document(report)
     output.console.print(
         f"self-test passed: {result.clips} golden clips, relative error {result.error:.1e} of at most {result.tolerance:.0e}, "
-        f"with {_describe(report.engine)}; next: star-edge run {report.bundle} CLIP"
+        f"with {_describe(report.engine)}; next: star-edge run {report.bundle} CLIP",
+        soft_wrap=True,
     )
 
 

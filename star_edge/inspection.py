@@ -1,0 +1,330 @@
+"""What is in a bundle, checkpoint, ONNX file, dataset or clip: typed documents, gathered without changing anything."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from runtime.bundle import REPORTS, Bundle, is_bundle
+from runtime.errors import InputError, MissingDependencyError
+from runtime.features import FeatureRecipe
+from runtime.manifest import CALIBRATION, Manifest
+from runtime.skeleton import Skeleton
+from star_edge.data.dataset import Dataset, DatasetMeta, is_dataset
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+SCHEMA = "star-edge/inspect/1"
+# the setting that parameter counts are given for: 9 channels of ntu25, the classes of NTU RGB+D 60
+_COUNTED = ("ntu25", 9, 60)
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """Base of the documents of ``star-edge inspect --json``; ``kind`` tells them apart."""
+
+    schema: str = SCHEMA
+
+
+class ModelSummary(msgspec.Struct, frozen=True):
+    """A registered model: its configuration and its parameters for ntu25, 9 channels, 60 classes; None without torch."""
+
+    name: str
+    config: dict[str, Any]
+    parameters: int | None
+
+
+class ModelsDocument(Document, frozen=True, kw_only=True, tag="models"):
+    models: tuple[ModelSummary, ...]
+
+
+class SkeletonSummary(msgspec.Struct, frozen=True):
+    """A layout, and the number of its attention pairs within three hops."""
+
+    layout: Skeleton
+    edges: int
+
+
+class SkeletonsDocument(Document, frozen=True, kw_only=True, tag="skeletons"):
+    skeletons: tuple[SkeletonSummary, ...]
+
+
+class CalibrationSummary(msgspec.Struct, frozen=True):
+    """Method, clips used and asked for, and ranges of a calibration table."""
+
+    method: str
+    samples: int
+    requested_samples: int
+    ranges: int
+
+
+class ReportSummary(msgspec.Struct, frozen=True):
+    """A report beside the bundle; current when it was made from the bundle as it is now."""
+
+    name: str
+    current: bool
+
+
+class BundleDocument(Document, frozen=True, kw_only=True, tag="bundle"):
+    """A bundle whose files were all compared with their hashes."""
+
+    path: str
+    manifest: Manifest
+    precisions: tuple[str, ...]
+    calibration: CalibrationSummary | None
+    reports: tuple[ReportSummary, ...]
+
+
+class CheckpointDocument(Document, frozen=True, kw_only=True, tag="checkpoint"):
+    path: str
+    bytes: int
+    version: str
+    model: str
+    config: dict[str, Any]
+    parameters: int
+    skeleton: Skeleton
+    features: FeatureRecipe
+    class_names: tuple[str, ...]
+    data: dict[str, Any]
+    metrics: dict[str, Any]
+    recipe: dict[str, Any]
+
+
+class Port(msgspec.Struct, frozen=True):
+    """An input or output of a graph: name, element type, shape with names for free sizes."""
+
+    name: str
+    type: str
+    shape: tuple[int | str, ...]
+
+
+class OnnxDocument(Document, frozen=True, kw_only=True, tag="onnx"):
+    """An ONNX file.
+
+    Attributes:
+        operators: nodes of the graph by operator, with its domain where it is not the standard one.
+        functions: local functions (domain::name) and the number of their nodes.
+        quantize, dequantize: QuantizeLinear and DequantizeLinear nodes of the graph.
+        initializers: element type -> number of elements.
+    """
+
+    path: str
+    bytes: int
+    ir_version: int
+    opsets: dict[str, int]
+    producer: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    operators: dict[str, int]
+    functions: dict[str, int]
+    quantize: int
+    dequantize: int
+    initializers: dict[str, int]
+
+
+class DatasetDocument(Document, frozen=True, kw_only=True, tag="dataset"):
+    path: str
+    meta: DatasetMeta
+
+
+class ClipSummary(msgspec.Struct, frozen=True):
+    """Rows and joints of a clip, rows of each person, rows dropped because the person was lost."""
+
+    name: str
+    rows: int
+    joints: int
+    persons: tuple[int, ...]
+    dropped: int
+
+
+class ClipsDocument(Document, frozen=True, kw_only=True, tag="clips"):
+    path: str
+    clips: tuple[ClipSummary, ...]
+
+
+def inspect(target: str) -> Document:
+    """The document of ``models``, ``skeletons``, a file or a folder; InputError when it is none of the known kinds."""
+    if target in _LISTS:
+        return _LISTS[target]()
+    path = Path(target)
+    if is_bundle(path):
+        return inspect_bundle(path)
+    if is_dataset(path):
+        return DatasetDocument(path=target, meta=Dataset.open(path).meta)
+    if path.suffix in _FILES and path.exists():
+        return _FILES[path.suffix](path)
+    raise InputError(
+        "nothing to inspect" if not path.exists() else "unknown kind of file",
+        where=target,
+        found="no such file" if not path.exists() else "a folder" if path.is_dir() else path.suffix or "no suffix",
+        expected=f"{', '.join(_LISTS)}, a bundle, a dataset folder or a file: {', '.join(_FILES)}",
+    )
+
+
+def inspect_models() -> ModelsDocument:
+    """The registered models."""
+    from star_edge.models import MODELS
+
+    return ModelsDocument(models=tuple(ModelSummary(name, config, _parameters(name)) for name, config in MODELS.items()))
+
+
+def inspect_skeletons() -> SkeletonsDocument:
+    """The named layouts."""
+    from star_edge.skeletons import LAYOUTS
+
+    return SkeletonsDocument(skeletons=tuple(SkeletonSummary(layout, len(layout.edges())) for layout in LAYOUTS.values()))
+
+
+def inspect_bundle(path: Path) -> BundleDocument:
+    """A bundle, with every hash checked."""
+    bundle = Bundle.open(path)
+    manifest = bundle.manifest
+    calibration = None
+    if CALIBRATION in manifest.files:
+        table = bundle.calibration()
+        calibration = CalibrationSummary(table.method, table.samples, table.requested_samples, len(table.ranges))
+    return BundleDocument(
+        path=str(path),
+        manifest=manifest,
+        precisions=manifest.precisions,
+        calibration=calibration,
+        reports=tuple(
+            ReportSummary(report.stem, _bundle_id(report) == manifest.bundle_id)
+            for report in sorted((path / REPORTS).glob("*.json"))
+        ),
+    )
+
+
+def inspect_checkpoint(path: Path) -> CheckpointDocument:
+    """A checkpoint; needs torch."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise MissingDependencyError("torch", "train", "Inspecting a checkpoint") from None
+    from star_edge.training.checkpoint import build_from_checkpoint, load_checkpoint
+
+    saved = load_checkpoint(path)
+    return CheckpointDocument(
+        path=str(path),
+        bytes=path.stat().st_size,
+        version=saved.version,
+        model=saved.model.name,
+        config=msgspec.to_builtins(saved.model.config),
+        parameters=sum(parameter.numel() for parameter in build_from_checkpoint(saved).parameters()),
+        skeleton=saved.skeleton,
+        features=saved.features,
+        class_names=saved.class_names,
+        data=msgspec.to_builtins(saved.data),
+        metrics=saved.metrics,
+        recipe=saved.recipe,
+    )
+
+
+def inspect_onnx(path: Path) -> OnnxDocument:
+    """An ONNX file; needs onnx."""
+    try:
+        import onnx
+    except ImportError:
+        raise MissingDependencyError("onnx", "export", "Inspecting an ONNX file") from None
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError as error:
+        raise InputError("not an ONNX file, or truncated", where=path, found=error) from None
+    if not model.ir_version or not model.graph.node:
+        raise InputError("not an ONNX file", where=path, found="no graph")
+    operators = Counter(_qualified(node.domain, node.op_type) for node in model.graph.node)
+    return OnnxDocument(
+        path=str(path),
+        bytes=path.stat().st_size,
+        ir_version=model.ir_version,
+        opsets={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        producer=f"{model.producer_name} {model.producer_version}".strip(),
+        inputs=_ports(model.graph.input),
+        outputs=_ports(model.graph.output),
+        operators=dict(operators.most_common()),
+        functions={_qualified(function.domain, function.name): len(function.node) for function in model.functions},
+        quantize=operators["QuantizeLinear"],
+        dequantize=operators["DequantizeLinear"],
+        initializers=_initializers(model),
+    )
+
+
+def inspect_clips(path: Path) -> ClipsDocument:
+    """A recording in a file."""
+    from runtime.readers import read_clips
+
+    return ClipsDocument(
+        path=str(path),
+        clips=tuple(
+            ClipSummary(clip.name, len(clip), clip.joints.shape[1], clip.person_lengths, clip.dropped)
+            for clip in read_clips(path)
+        ),
+    )
+
+
+_LISTS: dict[str, Callable[[], Document]] = {"models": inspect_models, "skeletons": inspect_skeletons}
+_FILES: dict[str, Callable[[Path], Document]] = {
+    ".pt": inspect_checkpoint,
+    ".onnx": inspect_onnx,
+    ".skeleton": inspect_clips,
+    ".npz": inspect_clips,
+    ".npy": inspect_clips,
+}
+
+
+def _parameters(name: str) -> int | None:
+    try:
+        import torch
+    except ImportError:
+        return None
+    from star_edge.models import build_model, model_config
+    from star_edge.skeletons import get_skeleton
+
+    layout, channels, classes = _COUNTED
+    with torch.device("meta"):
+        model = build_model(model_config(name, get_skeleton(layout), channels, classes))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+class _NamesBundle(msgspec.Struct):
+    bundle_id: str = ""
+
+
+def _bundle_id(report: Path) -> str:
+    """The bundle a report was made from; empty when it cannot be read."""
+    try:
+        return msgspec.json.decode(report.read_bytes(), type=_NamesBundle).bundle_id
+    except (OSError, msgspec.MsgspecError):
+        return ""
+
+
+def _qualified(domain: str, name: str) -> str:
+    return f"{domain}::{name}" if domain not in ("", "ai.onnx") else name
+
+
+def _ports(values: Any) -> tuple[Port, ...]:
+    from onnx import TensorProto
+
+    ports = []
+    for value in values:
+        tensor = value.type.tensor_type
+        shape = tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
+        ports.append(Port(value.name, TensorProto.DataType.Name(tensor.elem_type).lower(), shape))
+    return tuple(ports)
+
+
+def _initializers(model: ModelProto) -> dict[str, int]:
+    from math import prod
+
+    from onnx import TensorProto
+
+    sizes: Counter[str] = Counter()
+    for tensor in model.graph.initializer:
+        sizes[TensorProto.DataType.Name(tensor.data_type).lower()] += prod(tensor.dims)
+    return dict(sorted(sizes.items()))
