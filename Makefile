@@ -1,0 +1,122 @@
+# Set-up, tests and checks of star-edge; `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_INSTALL_ARGS ?=
+TEST_JOBS ?= 2
+TEST_ARGS ?=
+FUZZ_SECONDS ?= 120
+FUZZ_SEED ?= 0
+BENCH_ARGS ?=
+WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/star-edge/wheels
+
+comma := ,
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
+REQUIREMENTS := pyproject.toml constraints.txt
+
+# one thread a process: tests run side by side, and results do not depend on the number of cores
+test test-all fuzz: export OMP_NUM_THREADS := 1
+export PYTHONHASHSEED := 0
+
+.PHONY: help demo test lint format bench check test-all fuzz pyg tensorrt-rtx system clean
+
+help:  ## this list
+	@echo "make TARGET [VARIABLE=value ...]"
+	@sed -n 's/^\([a-z-]*\):.*## /  \1|/p' Makefile | column -t -s '|'
+	@echo
+	@echo "PYTHON=$(PYTHON)  interpreter of the virtual environment, 3.10 or newer"
+	@echo "VENV=$(VENV)  where the virtual environment is"
+	@echo "PIP_INSTALL_ARGS=  more arguments of each pip install"
+	@echo "TEST_ARGS=  more arguments of pytest; TEST_JOBS=$(TEST_JOBS) processes"
+	@echo "FUZZ_SECONDS=$(FUZZ_SECONDS)  time box of make fuzz; FUZZ_SEED=$(FUZZ_SEED) its first seed"
+	@echo "BENCH_ARGS=  more arguments of star-edge bench"
+
+demo: $(STAMPS)/demo  ## set up and run the whole pipeline; writes ./star-edge-demo
+	$(BIN)/star-edge demo
+
+test: $(STAMPS)/dev  ## set up and run the quick tests
+	$(PYTEST) -m "not slow" $(TEST_ARGS)
+
+lint: $(STAMPS)/dev  ## ruff, ruff format and mypy, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMPS)/dev  ## apply ruff's fixes and its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMPS)/demo  ## latency of every engine beside PyTorch, on the demo's bundle (made first if absent)
+	@[ -d star-edge-demo/demo.star ] || $(BIN)/star-edge demo
+	$(BIN)/star-edge bench star-edge-demo/demo.star $(BENCH_ARGS)
+
+# every test once more, now with nothing left to skip for a missing package; last, so that its closing line is the last
+check: lint pyg tensorrt-rtx fuzz test-all  ## lint, builds of the optional parts, fuzzing, every test
+
+test-all: $(STAMPS)/dev  ## all tests, the slow ones too
+	$(PYTEST) $(TEST_ARGS)
+
+# a pass is every property test with a new seed; a failure names the seed that repeats it
+fuzz: $(STAMPS)/dev  ## property tests with seed after seed, for FUZZ_SECONDS
+	@end=$$(( $$(date +%s) + $(FUZZ_SECONDS) )); seed=$(FUZZ_SEED); \
+	while [ $$(date +%s) -lt $$end ]; do \
+	  $(PYTEST) -q --no-header -m "hypothesis and not slow" --hypothesis-profile=fuzz --hypothesis-seed=$$seed $(TEST_ARGS) \
+	    || { echo "make fuzz: failed with FUZZ_SEED=$$seed" >&2; exit 1; }; \
+	  seed=$$((seed + 1)); \
+	done; echo "make fuzz: no failure with seeds $(FUZZ_SEED) to $$((seed - 1))"
+
+pyg: system $(STAMPS)/pyg  ## build and install torch-scatter and torch-sparse, the paper's own kernels
+	@$(BIN)/python -c "import torch_scatter, torch_sparse"
+
+tensorrt-rtx: $(STAMPS)/tensorrt-rtx  ## install TensorRT-RTX, which builds engines without a GPU
+	@$(BIN)/python -c "import tensorrt_rtx"
+
+system:  ## check for a compiler and Python headers; as root on Debian or Ubuntu, install them
+	@PYTHON="$(PYTHON)" .ci/system-packages
+
+clean:  ## remove the virtual environment and caches; keeps star-edge-demo and runs
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+
+# Stamps say what is installed. While pip is at work the environment's own stamp is gone: one that an interrupted
+# installation left behind, half old and half new, is made afresh instead of being trusted.
+define install
+	@echo "Installing $(1) into $(VENV)"; \
+	trap 'exit 130' INT TERM; \
+	rm -f $(STAMPS)/venv; \
+	$(PIP) install $(if $(CI),--quiet) --constraint constraints.txt $(PIP_INSTALL_ARGS) $(1) \
+	  || { touch $(STAMPS)/venv; echo "pip could not install $(1); its message is above" >&2; exit 1; }; \
+	touch $(STAMPS)/venv $@
+endef
+
+$(STAMPS)/venv:
+	@command -v "$(PYTHON)" >/dev/null \
+	  || { echo "no '$(PYTHON)' here: apt-get install python3 python3-venv, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "star-edge needs Python 3.10 or newer, '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1); name another: make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "'$(PYTHON)' cannot make virtual environments: apt-get install python3-venv" >&2; exit 1; }
+	@if [ -d $(STAMPS) ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  echo "Creating $(VENV) with $$("$(PYTHON)" -V)"; "$(PYTHON)" -m venv --clear $(VENV); \
+	fi
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/demo: $(REQUIREMENTS) | $(STAMPS)/venv
+	$(call install,--editable '.[train$(comma)calibrate]')
+
+$(STAMPS)/dev: $(REQUIREMENTS) | $(STAMPS)/venv
+	$(call install,--editable '.[train$(comma)calibrate$(comma)dev]')
+
+$(STAMPS)/tensorrt-rtx: $(REQUIREMENTS) $(STAMPS)/dev
+	$(call install,--editable '.[tensorrt-rtx]')
+
+$(STAMPS)/pyg: $(REQUIREMENTS) $(STAMPS)/dev
+	@wheels=$$(PYTHON=$(BIN)/python .ci/pyg-wheels "$(WHEELS)") && ln -sfn "$$wheels" $(STAMPS)/wheels
+	$(call install,$(STAMPS)/wheels/*.whl)
