@@ -145,7 +145,8 @@ class Star(nn.Module):
     def __init__(self, config: StarConfig) -> None:
         super().__init__()
         self.config = config
-        self.input_norm = nn.BatchNorm1d(config.joints * config.channels, eps=1e-5)
+        # plain averages over all training batches: the input's statistics do not drift, and short runs need no warm-up of them
+        self.input_norm = nn.BatchNorm1d(config.joints * config.channels, eps=1e-5, momentum=None)
         self.embedding = nn.Linear(config.channels, config.dim)
         self.positions = Positions()
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))

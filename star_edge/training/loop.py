@@ -124,9 +124,7 @@ class Trainer:
         self.model_entry = ModelEntry(model_name, config)
         torch.manual_seed(seed)
         self.model = Star(config)
-        self.averaged = (
-            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True) if recipe.ema else None
-        )
+        self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
         self.optimizer = optimizer(
             _decay_groups(self.model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, eps=recipe.eps
@@ -215,13 +213,13 @@ class Trainer:
             correct += float((logits.argmax(1) == labels).sum())
         return total_loss / len(clips), correct / len(clips)
 
-    def _check_finite(self, loss: torch.Tensor) -> None:
-        if not bool(loss.isfinite()):
+    def _check_finite(self, value: torch.Tensor) -> None:
+        if not bool(value.isfinite()):
             raise GateError(
                 "training diverged",
                 where=f"epoch {self.epoch + 1}, step {self.step}",
-                found=f"loss {loss.item()}",
-                expected="a finite loss",
+                found=f"{value.item()}",
+                expected="finite loss and logits",
                 hint="repeat with a lower --lr",
             )
 
@@ -250,6 +248,7 @@ class Trainer:
         if not len(self.task.validation):
             return None
         logits = model_logits(self.evaluated, self.task.validation, self.task.skeleton, self.recipe.features)
+        self._check_finite(torch.from_numpy(logits).sum())
         return top_k_accuracy(logits, self.task.validation_labels)
 
     def _checkpoint(self, accuracy: float, validation: float | None) -> Checkpoint:
