@@ -38,7 +38,7 @@ def test_edges_of_three_hops_are_the_papers() -> None:
     [("nw_ucla", KINECT20), ("msr_action3d", MSR20), ("sbu_interaction", NITE15)],
     ids=lambda x: str(x)[:12],
 )
-def test_bones_equal_those_of_the_recordings(real_data: Path, file: str, skeleton) -> None:  # noqa: ANN001
+def test_bones_equal_those_of_the_recordings(real_data: Path, file: str, skeleton) -> None:
     with np.load(real_data / f"{file}.npz", allow_pickle=False) as arrays:
         edges = arrays["edges"].tolist()
     assert {frozenset(edge) for edge in edges} == {frozenset(bone) for bone in skeleton.bones}

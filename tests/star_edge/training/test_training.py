@@ -43,7 +43,7 @@ def separable_task(clips: int = 12) -> Task:
     return Task(made, labels, made[:4], labels[:4], NITE15, ("down", "up"), data)
 
 
-def quick(**changes) -> Recipe:  # noqa: ANN003
+def quick(**changes) -> Recipe:
     return msgspec.structs.replace(DEFAULT, **{"epochs": 3, "warmup_epochs": 1.0, "frames_per_batch": 48, **changes})
 
 
@@ -96,7 +96,7 @@ def test_resume_after_a_kill_gives_the_same_weights(tmp_path: Path) -> None:
     class Killed(Exception):
         pass
 
-    def kill_after_the_second(epoch) -> None:  # noqa: ANN001
+    def kill_after_the_second(epoch) -> None:
         if epoch.number == 2:
             raise Killed
 
@@ -143,7 +143,7 @@ def test_a_checkpoint_gives_back_model_and_recipe(checkpoint: Path) -> None:
     assert torch.load(checkpoint, weights_only=True)["schema"] == "star-edge/checkpoint/1"
 
 
-def rewrite(checkpoint: Path, target: Path, change) -> Path:  # noqa: ANN001
+def rewrite(checkpoint: Path, target: Path, change) -> Path:
     content = torch.load(checkpoint, weights_only=True)
     change(content)
     torch.save(content, target)
@@ -163,7 +163,7 @@ def rewrite(checkpoint: Path, target: Path, change) -> Path:  # noqa: ANN001
         (lambda c: c["model"]["config"].update(dim="wide"), InputError, "wrong field"),
     ],
 )
-def test_a_bad_checkpoint_is_named(checkpoint: Path, tmp_path: Path, change, error, message: str) -> None:  # noqa: ANN001
+def test_a_bad_checkpoint_is_named(checkpoint: Path, tmp_path: Path, change, error, message: str) -> None:
     with pytest.raises(error, match=message):
         load_checkpoint(rewrite(checkpoint, tmp_path / "bad.pt", change))
 
@@ -178,13 +178,13 @@ def test_a_truncated_checkpoint_is_named(checkpoint: Path, tmp_path: Path, keep:
 
 def test_a_checkpoint_that_needs_pickle_is_refused_unread(tmp_path: Path) -> None:
     class Payload:
-        def __reduce__(self):  # noqa: ANN204
+        def __reduce__(self):
             return Path.touch, (tmp_path / "executed",)
 
     for save in (torch.save, lambda obj, path: path.write_bytes(pickle.dumps(obj))):
         path = tmp_path / "evil.pt"
         save({"schema": "star-edge/checkpoint/1", "state_dict": Payload()}, path)
-        with pytest.raises(InputError, match="pickle|cannot be read"):
+        with pytest.raises(InputError, match=r"pickle|cannot be read"):
             load_checkpoint(path)
     assert not (tmp_path / "executed").exists()
 
