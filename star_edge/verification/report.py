@@ -1,0 +1,106 @@
+"""``reports/verify.json``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Verdict = Literal["passed", "failed", "insufficient"]
+
+
+class BucketResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Clips of similar length.
+
+    Attributes:
+        frames: rows a clip, e.g. ``32-63``.
+        samples: clips.
+        agreement: share of them on which engine and reference name the same class.
+        max_abs_err: largest |logit - reference|; None when a logit is not finite.
+        verdict: ``insufficient`` under 100 clips; else whether the precision's gate holds on these clips alone.
+    """
+
+    frames: str
+    samples: int
+    agreement: float
+    max_abs_err: float | None
+    verdict: Verdict
+
+
+class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine and precision beside the fp32 reference on the same clips.
+
+    Attributes:
+        engine, precision: what was opened.
+        storage, compute, provider: what it reports to be really used.
+        mode, threads: how clips were run.
+        split: scheme and part, e.g. ``cross_subject/test``.
+        samples: clips compared.
+        top1, reference_top1: accuracy of the engine and of the reference.
+        relative_accuracy: top1 / reference_top1; None when the reference has nothing right.
+        agreement: share of clips with the same class, and its 95 % Wilson interval.
+        lost, gained: clips that only the reference, only the engine has right.
+        allowed_losses: the gate's bound on lost - gained.
+        allowed_disagreements: the gate's bound on clips with another class.
+        not_finite: clips with a NaN or infinite logit; they count as wrong.
+        max_abs_err: largest |logit - reference|; None when a logit is not finite.
+        relative_err: the same relative to the reference's largest |logit|.
+        buckets: by clip length.
+        decides: whether this row decides the precision's gate. A row that computes in a higher precision than it is
+            named for cannot (ONNX Runtime runs fp16 in fp32 on a CPU), but it must hold the gate as well.
+        passed: the gate holds on these clips.
+    """
+
+    engine: str
+    precision: str
+    storage: str
+    compute: str
+    provider: str
+    mode: str
+    threads: int
+    split: str
+    samples: int
+    top1: float
+    reference_top1: float
+    relative_accuracy: float | None
+    agreement: float
+    agreement_interval: tuple[float, float]
+    lost: int
+    gained: int
+    allowed_losses: int
+    allowed_disagreements: int
+    not_finite: int
+    max_abs_err: float | None
+    relative_err: float | None
+    buckets: tuple[BucketResult, ...]
+    decides: bool
+    passed: bool
+
+
+class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``star-edge verify`` measured.
+
+    Attributes:
+        bundle, bundle_id: the bundle it was made from.
+        data, data_sha256: dataset and the hash of its clips.
+        split, part: scheme, and ``test``, ``val`` or ``train``.
+        samples: clips used of ``available``; ``seed`` chose them when they are fewer.
+        reference: engine, precision and library of the reference.
+        results: one row per engine and precision.
+        passed: every row holds its gate.
+    """
+
+    star_edge_version: str
+    bundle: str
+    bundle_id: str
+    data: str
+    data_sha256: str
+    split: str
+    part: str
+    samples: int
+    available: int
+    seed: int
+    reference: str
+    results: tuple[VerifyResult, ...]
+    passed: bool
+    schema: str = "star-edge/verify/1"

@@ -1,0 +1,231 @@
+"""Run a bundle's engines and the fp32 reference over a split, and judge them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from runtime.bundle import Bundle, write_report
+from runtime.engine import Engine
+from runtime.errors import InputError, MismatchError
+from runtime.manifest import Manifest
+from runtime.skeleton import Skeleton
+from star_edge import __version__
+from star_edge.engines import open_engine
+from star_edge.training.batches import featurise, group_by_frames
+from star_edge.verification.compare import compare, compare_by_length
+from star_edge.verification.gates import GATES, wilson_interval
+from star_edge.verification.report import VerifyReport, VerifyResult
+
+if TYPE_CHECKING:
+    from star_edge.data.dataset import Dataset
+
+REFERENCE = "torch"
+_FRAMES_PER_BATCH = 4096
+_HALF = ("fp16", "bf16")
+
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+
+def verify_bundle(
+    bundle: Bundle | str | Path,
+    dataset: Dataset | str | Path | None = None,
+    *,
+    split: str | None = None,
+    part: str = "test",
+    engine: str = "onnxruntime",
+    precisions: Sequence[str] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    track: Track | None = None,
+) -> VerifyReport:
+    """Compare an engine with the fp32 ``torch`` reference on the same clips and write ``reports/verify.json``.
+
+    Args:
+        bundle: an opened bundle or its folder.
+        dataset: an opened dataset or a path; default: the training source recorded in the bundle.
+        split: scheme; default: the one the model was trained under, else the dataset's own default.
+        part: ``test``, ``val`` or ``train``.
+        engine: engine under test.
+        precisions: default: all the bundle has.
+        samples: at most so many clips, drawn with ``seed``.
+        threads: threads of one call.
+        track: wraps the iteration for a progress bar.
+
+    Returns the report, whether or not the gates hold: see ``passed``.
+
+    Raises InputError (no data, no clips in the part), MismatchError (data of another skeleton or other classes, a
+    precision the bundle lacks) and what the engines raise.
+    """
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    manifest = bundle.manifest
+    data = _open_data(dataset, manifest)
+    check_data(data, manifest)
+    scheme = split or (manifest.source.split if manifest.source.split in data.meta.splits else data.meta.default_split)
+    chosen, available = _choose(data, scheme, part, samples, seed)
+    reference = open_engine(bundle, REFERENCE, precision="fp32", threads=threads)
+    contenders = _contenders(bundle, engine, precisions or manifest.precisions, threads)
+    expected, *answers = _logits([reference, *contenders], data, chosen, manifest, track)
+    results = tuple(
+        _judge(contender, logits, expected, data.labels[chosen], data.lengths[chosen], f"{scheme}/{part}")
+        for contender, logits in zip(contenders, answers, strict=True)
+    )
+    report = VerifyReport(
+        star_edge_version=__version__,
+        bundle=str(bundle.path),
+        bundle_id=manifest.bundle_id,
+        data=str(data.path or data.meta.source),
+        data_sha256=data.meta.sha256,
+        split=scheme,
+        part=part,
+        samples=len(chosen),
+        available=available,
+        seed=seed,
+        reference=f"{REFERENCE} fp32, {reference.report().provider}",
+        results=results,
+        passed=all(result.passed for result in results),
+    )
+    write_report(bundle, "verify", msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    return report
+
+
+def check_data(data: Dataset, manifest: Manifest) -> None:
+    """Raise MismatchError unless clips and labels of the dataset mean what the bundle's model was trained on."""
+    found, expected = data.meta.skeleton, manifest.skeleton
+    if _layout(found) != _layout(expected):
+        raise MismatchError(
+            "the clips have another skeleton than the bundle",
+            where=data.path or data.meta.source,
+            found=f"{found.name}, {found.num_joints} joints",
+            expected=f"{expected.name}, {expected.num_joints} joints",
+            hint="give clips of the bundle's layout with --data",
+        )
+    names, known = data.meta.class_names, manifest.class_names
+    if names != known:
+        differing = [f"{i}: {a!r}, not {b!r}" for i, (a, b) in enumerate(zip(names, known, strict=False)) if a != b]
+        raise MismatchError(
+            "the clips have other classes than the bundle",
+            where=data.path or data.meta.source,
+            found=f"{len(names)} classes" + (f", class {differing[0]}" if differing else ""),
+            expected=f"{len(known)} classes: {', '.join(known[:3])}, ...",
+            hint="give the data the model was trained on with --data",
+        )
+
+
+def _layout(skeleton: Skeleton) -> tuple[object, ...]:
+    """What decides the features of a clip, whatever the layout is called."""
+    return skeleton.num_joints, skeleton.bones, skeleton.root, skeleton.dims
+
+
+def _open_data(dataset: Dataset | str | Path | None, manifest: Manifest) -> Dataset:
+    from star_edge.data import Dataset, open_dataset
+
+    if isinstance(dataset, Dataset):
+        return dataset
+    if dataset is not None:
+        return open_dataset(dataset)
+    source = manifest.source
+    if not source.data or not Path(source.data).exists():
+        raise InputError(
+            "the data the model was trained on is not here",
+            where=source.data or None,
+            found="nothing recorded in the bundle" if not source.data else "no such file or folder",
+            expected=f"the dataset {source.data_name}" if source.data_name else "a dataset",
+            hint="star-edge verify --data DATASET",
+        )
+    data = open_dataset(source.data)
+    if source.data_sha256 and data.meta.sha256 != source.data_sha256:
+        raise MismatchError(
+            "the data changed since the model was trained on it: its split may hold other clips",
+            where=source.data,
+            found=f"SHA-256 {data.meta.sha256[:12]}",
+            expected=source.data_sha256[:12],
+            hint=f"star-edge verify --data {source.data}, if that is meant",
+        )
+    return data
+
+
+def _choose(data: Dataset, scheme: str, part: str, samples: int | None, seed: int) -> tuple[np.ndarray, int]:
+    """Indices of the clips to compare, ascending, and how many there are."""
+    indices = data.indices(scheme, part)
+    if not len(indices) or (samples is not None and samples < 1):
+        raise InputError(
+            "no clips to compare",
+            where=data.path or data.meta.source,
+            found=f"{len(indices)} clips in part '{part}' of split '{scheme}', {samples} asked for",
+            expected="at least one",
+            hint="choose another --split or --part",
+        )
+    if samples is None or samples >= len(indices):
+        return indices, len(indices)
+    return np.sort(np.random.default_rng(seed).choice(indices, samples, replace=False)), len(indices)
+
+
+def _contenders(bundle: Bundle, engine: str, precisions: Sequence[str], threads: int | None) -> list[Engine]:
+    """The engine in each precision; beside one that computes half precision in fp32, the reference that rounds."""
+    contenders = []
+    for precision in precisions:
+        contenders.append(open_engine(bundle, engine, precision=precision, threads=threads))
+        if not _decides(contenders[-1]):
+            contenders.append(open_engine(bundle, REFERENCE, precision=precision, threads=threads))
+    return contenders
+
+
+def _decides(engine: Engine) -> bool:
+    """Whether the engine's arithmetic is that of its precision; the ``torch`` engine rounds every tensor to it."""
+    return engine.precision not in _HALF or engine.name == REFERENCE or engine.precision in engine.report().compute
+
+
+def _logits(
+    engines: Sequence[Engine], data: Dataset, chosen: np.ndarray, manifest: Manifest, track: Track | None
+) -> list[np.ndarray]:
+    """Logits [N, K] of each engine; every batch of features is made once and given to all of them."""
+    groups: Iterable[np.ndarray] = group_by_frames(data.lengths[chosen], _FRAMES_PER_BATCH)
+    if track is not None:
+        groups = track(groups, "comparing", len(list(groups)))
+    answers: list[list[np.ndarray]] = [[] for _ in engines]
+    for group in groups:
+        clips = [data.clip(int(index)) for index in chosen[group]]
+        features, cu_seqlens = featurise(clips, manifest.skeleton, manifest.features)
+        for engine, answer in zip(engines, answers, strict=True):
+            answer.append(engine.run(features, cu_seqlens))
+    return [np.concatenate(answer) for answer in answers]
+
+
+def _judge(
+    engine: Engine, logits: np.ndarray, reference: np.ndarray, labels: np.ndarray, lengths: np.ndarray, split: str
+) -> VerifyResult:
+    used, gate = engine.report(), GATES[engine.precision]
+    counts = compare(logits, reference, labels)
+    n = counts.samples
+    return VerifyResult(
+        engine=engine.name,
+        precision=engine.precision,
+        storage=used.storage,
+        compute=used.compute,
+        provider=used.provider,
+        mode=used.mode,
+        threads=used.threads,
+        split=split,
+        samples=n,
+        top1=counts.correct / n,
+        reference_top1=counts.reference_correct / n,
+        relative_accuracy=counts.correct / counts.reference_correct if counts.reference_correct else None,
+        agreement=counts.agreed / n,
+        agreement_interval=wilson_interval(counts.agreed, n),
+        lost=counts.lost,
+        gained=counts.gained,
+        allowed_losses=gate.allowed_losses(n),
+        allowed_disagreements=gate.allowed_disagreements(n),
+        not_finite=counts.not_finite,
+        max_abs_err=counts.max_abs_err,
+        relative_err=counts.relative_err,
+        buckets=compare_by_length(logits, reference, labels, lengths, gate),
+        decides=_decides(engine),
+        passed=gate.holds(n, counts.lost, counts.gained, counts.agreed),
+    )

@@ -1,0 +1,216 @@
+"""verify_bundle and the verb, with engines whose errors are planted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from runtime.bundle import Bundle, BundleWriter
+from runtime.clip import Clip
+from runtime.engine import EngineReport
+from runtime.engines.onnxruntime import open_engine
+from runtime.errors import InputError, MismatchError
+from runtime.manifest import Source
+from star_edge.cli import main
+from star_edge.data.splits import TEST, TRAIN, Split
+from star_edge.data.writer import DatasetWriter, SetInfo
+from star_edge.verification import verify, verify_bundle
+
+CLIPS = 120
+
+
+class PlantedEngine:
+    """The bundle's own fp32 answers, changed."""
+
+    def __init__(self, bundle, name, precision, compute, change):
+        self.name, self.precision, self.compute, self.change = name, precision, compute, change
+        self.inner = open_engine(bundle, precision="fp32", threads=1)
+
+    def run(self, features, cu_seqlens):
+        return self.change(self.inner.run(features, cu_seqlens).copy())
+
+    def report(self):
+        return EngineReport(
+            engine=self.name,
+            precision=self.precision,
+            storage=self.precision,
+            compute=self.compute,
+            provider="planted 1.0",
+            mode="per-clip",
+            threads=1,
+        )
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    """Dictionary (engine, precision) -> change of the logits; engines named in it answer with that error."""
+    changes = {}
+
+    def open_planted(bundle, name, *, precision=None, threads=None, mode=None):
+        compute = "fp32" if name == "onnxruntime" and precision == "fp16" else precision
+        return PlantedEngine(bundle, name, precision, compute, changes.get((name, precision), lambda logits: logits))
+
+    monkeypatch.setattr(verify, "open_engine", open_planted)
+    return changes
+
+
+def write_dataset(path: Path, bundle: Bundle, **changes: object) -> Path:
+    """A dataset of 1 to 300 rows a clip; the last clip trains, the others test. Labels are the model's own answers for all but 20."""
+    manifest = bundle.manifest
+    rng = np.random.default_rng(1)
+    info = SetInfo("tiny", "made by a test", "free", manifest.skeleton, manifest.class_names, 30.0)
+    info = msgspec.structs.replace(info, **changes)
+    engine = open_engine(bundle, precision="fp32", threads=1)
+    from runtime.features import compute_features
+
+    with DatasetWriter(path, info.skeleton.num_joints) as writer:
+        for i in range(CLIPS + 1):
+            rows = 300 if i == 7 else 1 + i % 40
+            joints = rng.normal(size=(rows, info.skeleton.num_joints, 3)).astype(np.float32)
+            label = 0
+            if info.skeleton.num_joints == manifest.skeleton.num_joints:
+                features = compute_features(joints, np.array([[rows]]), manifest.skeleton, manifest.features)
+                label = int(engine.run(features, np.array([0, rows], dtype=np.int32)).argmax())
+            label = (label + (i < 20)) % len(info.class_names)
+            writer.append(Clip(joints, (rows,), f"clip {i}"), f"clip {i}", label, 1)
+        assignment = np.array([TEST] * CLIPS + [TRAIN], dtype=np.int8)
+        writer.commit(info, {"own": Split(assignment, "by hand"), "other": Split(assignment, "by hand")}, "own", [], 0, 0)
+    return path
+
+
+@pytest.fixture
+def bundle(tiny_bundle) -> Bundle:
+    return Bundle.open(tiny_bundle)
+
+
+@pytest.fixture
+def data(bundle, tmp_path) -> Path:
+    return write_dataset(tmp_path / "clips", bundle)
+
+
+def test_the_right_answers_pass_and_the_report_is_in_the_bundle(bundle, data, planted):
+    planted["onnxruntime", "int8"] = lambda logits: logits + np.float32(0.01)
+    report = verify_bundle(bundle, data, precisions=["fp32", "int8"])
+    assert report.passed
+    assert (report.split, report.part, report.samples, report.available) == ("own", "test", CLIPS, CLIPS)
+    fp32, int8 = report.results
+    assert fp32.top1 == fp32.reference_top1 == pytest.approx((CLIPS - 20) / CLIPS)
+    assert (fp32.agreement, fp32.lost, fp32.gained, fp32.max_abs_err) == (1.0, 0, 0, 0.0)
+    assert int8.max_abs_err == pytest.approx(0.01, rel=1e-2)
+    assert int8.split == "own/test"
+    assert sum(bucket.samples for bucket in fp32.buckets) == CLIPS
+    assert all(bucket.verdict == "insufficient" for bucket in fp32.buckets)
+    written = (bundle.path / "reports" / "verify.json").read_bytes()
+    assert msgspec.json.decode(written, type=type(report)) == report
+    assert report.bundle_id == bundle.manifest.bundle_id
+
+
+def test_fp16_that_computes_in_fp32_is_decided_by_the_rounding_reference(bundle, data, planted):
+    def overflow(logits):
+        logits[:, 0] = np.inf
+        return logits
+
+    planted["torch", "fp16"] = overflow
+    report = verify_bundle(bundle, data, precisions=["fp16"])
+    assert [(r.engine, r.compute, r.decides, r.passed) for r in report.results] == [
+        ("onnxruntime", "fp32", False, True),
+        ("torch", "fp16", True, False),
+    ]
+    assert not report.passed
+    assert report.results[1].not_finite == CLIPS
+    assert report.results[1].max_abs_err is None
+
+
+def test_a_wrong_engine_misses_the_gate(bundle, data, planted):
+    planted["onnxruntime", "int8"] = lambda logits: np.roll(logits, 1, axis=1)
+    (result,) = verify_bundle(bundle, data, precisions=["int8"]).results
+    assert not result.passed
+    assert result.lost == CLIPS - 20
+    assert result.gained == 20  # their labels are the model's answers plus one
+    assert result.relative_accuracy == pytest.approx(20 / (CLIPS - 20))
+
+
+def test_samples_are_drawn_by_seed(bundle, data, planted):
+    first = verify_bundle(bundle, data, samples=30, seed=3)
+    assert (first.samples, first.available, first.seed) == (30, CLIPS, 3)
+    assert verify_bundle(bundle, data, samples=30, seed=3) == first
+    drawn = [verify_bundle(bundle, data, samples=30, seed=seed).results[0].top1 for seed in range(6)]
+    assert len(set(drawn)) > 1
+
+
+def test_split_and_part_can_be_chosen(bundle, data, planted):
+    report = verify_bundle(bundle, data, split="other", part="train")
+    assert (report.split, report.part, report.samples) == ("other", "train", 1)
+    with pytest.raises(InputError, match="no clips to compare"):
+        verify_bundle(bundle, data, part="val")
+
+
+def with_source(bundle: Bundle, **source: str) -> Bundle:
+    writer = BundleWriter(bundle.path, bundle)
+    return writer.commit(msgspec.structs.replace(bundle.manifest, source=Source(**source)))
+
+
+def test_the_training_source_is_the_default(bundle, data, planted):
+    with pytest.raises(InputError, match="trained on is not here") as raised:
+        verify_bundle(bundle)
+    assert "--data" in raised.value.hint
+    bundle = with_source(bundle, data=str(data), split="other")
+    assert verify_bundle(bundle).split == "other"
+    bundle = with_source(bundle, data=str(data), data_sha256="0" * 64)
+    with pytest.raises(MismatchError, match="data changed"):
+        verify_bundle(bundle)
+    assert verify_bundle(bundle, data).passed  # said on purpose
+    bundle = with_source(bundle, data=str(data.parent / "gone"))
+    with pytest.raises(InputError, match="gone"):
+        verify_bundle(bundle)
+
+
+def test_data_of_other_classes_or_joints_is_refused(bundle, tmp_path, planted):
+    from star_edge.skeletons import get_skeleton
+
+    classes = write_dataset(tmp_path / "classes", bundle, class_names=("wave", "kick", "jump", "clap"))
+    with pytest.raises(MismatchError, match="'jump', not 'bow'"):
+        verify_bundle(bundle, classes)
+    fewer = write_dataset(tmp_path / "fewer", bundle, class_names=("wave", "kick"))
+    with pytest.raises(MismatchError, match="2 classes"):
+        verify_bundle(bundle, fewer)
+    joints = write_dataset(tmp_path / "joints", bundle, skeleton=get_skeleton("ntu25"))
+    with pytest.raises(MismatchError, match="another skeleton"):
+        verify_bundle(bundle, joints)
+
+
+def run_verb(monkeypatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["star-edge", "verify", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_the_verb_prints_one_document_and_exits_by_the_gate(bundle, data, planted, monkeypatch, capsys):
+    assert run_verb(monkeypatch, bundle.path, "--data", data, "--json") == 0
+    shown = capsys.readouterr()
+    document = json.loads(shown.out)
+    assert document["schema"] == "star-edge/verify/1"
+    fields = (
+        "engine precision split samples top1 reference_top1 agreement lost gained max_abs_err relative_accuracy buckets passed"
+    )
+    assert set(fields.split()) <= document["results"][0].keys()
+    assert {"frames", "samples", "agreement", "max_abs_err", "verdict"} <= document["results"][0]["buckets"][0].keys()
+    last = shown.err.strip().splitlines()[-1]
+    assert last.startswith("gates passed on 120 test clips")
+    assert last.endswith(f"next: star-edge bench {bundle.path}")
+
+    planted["onnxruntime", "fp32"] = lambda logits: -logits
+    assert run_verb(monkeypatch, bundle.path, "--data", data) == 3
+    shown = capsys.readouterr()
+    assert "MISSED" in shown.out
+    assert "the accuracy gate is missed" in shown.err
+    assert run_verb(monkeypatch, bundle.path, "--data", data.parent / "nothing") == 2
+    assert run_verb(monkeypatch, bundle.path, "--data", data, "--split", "unknown") == 2
