@@ -1,13 +1,26 @@
-"""Shared fixtures."""
+"""Shared fixtures, and what makes a run of the tests repeatable."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when numpy and torch load their libraries
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# "default" tries the same examples in every run, whatever else ran before; "fuzz" (make fuzz) takes its examples from
+# --hypothesis-seed. A test's own max_examples holds in both.
+_SLOW_START = [HealthCheck.too_slow]  # the first example pays for imports
+settings.register_profile(
+    "default", derandomize=True, deadline=None, max_examples=25, database=None, suppress_health_check=_SLOW_START
+)
+settings.register_profile("fuzz", deadline=None, max_examples=200, print_blob=True, suppress_health_check=_SLOW_START)
+settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +30,29 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real recordings at {folder.parent.name}/{folder.name} beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dataset folder of 40 generated recordings that went through the NTU reader; do not write into it."""
+    from star_edge.data.convert import convert
+    from star_edge.data.generator import generate
+
+    folder = tmp_path_factory.mktemp("tiny_dataset")
+    generate(folder / "skeletons", clips=40, seed=0, classes=4)
+    convert(folder / "skeletons", folder / "dataset")
+    return folder / "dataset"
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of STAR-64 after one epoch on ``tiny_dataset``, so little better than chance; do not change it."""
+    from star_edge.data import open_dataset
+    from star_edge.training.loop import Task, Trainer
+    from star_edge.training.recipe import get_recipe
+
+    recipe = get_recipe("default", epochs=1)
+    return Trainer(Task.of(open_dataset(tiny_dataset)), "star-64", recipe, tmp_path_factory.mktemp("tiny_run")).run()
 
 
 @pytest.fixture
