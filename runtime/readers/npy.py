@@ -8,6 +8,7 @@ import numpy as np
 
 from runtime.clip import Clip
 from runtime.errors import InputError
+from runtime.readers.decoding import DECODE_ERRORS, reason_of
 
 
 def read_npy(path: str | Path) -> Clip:
@@ -18,9 +19,10 @@ def read_npy(path: str | Path) -> Clip:
     path = Path(path)
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError, OverflowError, SyntaxError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError("cannot read the .npy file", where=path, found=reason, expected="an array [n, V, 3]") from None
+    except DECODE_ERRORS as error:
+        raise InputError(
+            "cannot read the .npy file", where=path, found=reason_of(error), expected="an array [n, V, 3]"
+        ) from None
     if not isinstance(array, np.ndarray) or array.ndim != 3 or array.shape[2] != 3 or array.dtype.kind not in "fiu":
         found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
         raise InputError("not one clip", where=path, found=found, expected="an array of numbers [n, V, 3]")

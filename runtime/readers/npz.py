@@ -8,7 +8,6 @@ array with one entry per clip.
 from __future__ import annotations
 
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +15,7 @@ import numpy as np
 
 from runtime.clip import Clip
 from runtime.errors import InputError
-
-# what numpy and zipfile raise for bytes that are not what they claim to be
-_DECODE_ERRORS = (ValueError, KeyError, EOFError, OSError, NotImplementedError, RuntimeError, MemoryError, OverflowError,
-                  SyntaxError, TypeError, IndexError, AttributeError, zipfile.BadZipFile, zlib.error)  # fmt: skip
+from runtime.readers.decoding import DECODE_ERRORS, reason_of
 
 
 @dataclass(frozen=True)
@@ -107,8 +103,8 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except _DECODE_ERRORS as error:
-        raise InputError("cannot read the .npz file", where=path, found=str(error).splitlines()[0] if str(error) else repr(error),
+    except DECODE_ERRORS as error:
+        raise InputError("cannot read the .npz file", where=path, found=reason_of(error),
                          expected="arrays of numbers and text, undamaged") from None  # fmt: skip
     for name, array in arrays.items():
         _require(isinstance(array, np.ndarray), path, "archive holds something else than arrays", name, "arrays only")

@@ -15,6 +15,7 @@ import numpy as np
 
 from runtime.clip import Clip
 from runtime.errors import InputError, MismatchError
+from runtime.readers.decoding import DECODE_ERRORS, reason_of
 from runtime.skeleton import Skeleton
 from star_edge.data.splits import PARTS, SCHEME_NAME, TEST, UNUSED
 
@@ -205,8 +206,8 @@ def _load(path: Path, kind: str, shape: tuple[int, ...], mmap: bool = False) -> 
     except FileNotFoundError:
         raise InputError("dataset file is missing", where=path, found="no such file", expected=f"an array {shape}",
                          hint="convert the source again") from None  # fmt: skip
-    except (ValueError, EOFError, OSError, MemoryError, OverflowError, SyntaxError, TypeError) as error:
-        raise InputError("dataset file is damaged", where=path, found=str(error).splitlines()[0] if str(error) else repr(error),
+    except DECODE_ERRORS as error:
+        raise InputError("dataset file is damaged", where=path, found=reason_of(error),
                          expected=f"an array {shape}", hint="convert the source again") from None  # fmt: skip
     matches = isinstance(array, np.ndarray) and (
         array.dtype.kind == "U" if kind == "U" else array.dtype == np.dtype("<" + kind)

@@ -1,0 +1,20 @@
+"""What numpy and its helpers raise for bytes that are not the array file they claim to be."""
+
+from __future__ import annotations
+
+import lzma
+import struct
+import tokenize
+import zipfile
+import zlib
+
+DECODE_ERRORS: tuple[type[Exception], ...] = (
+    ValueError, EOFError, OSError, MemoryError, OverflowError,  # npy: header, size, file
+    SyntaxError, tokenize.TokenError, TypeError, KeyError, IndexError, AttributeError,  # npy: header taken for a Python literal
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, RuntimeError,  # npz: the archive
+)  # fmt: skip
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
