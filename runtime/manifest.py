@@ -37,11 +37,12 @@ class ModelEntry(msgspec.Struct, frozen=True):
 
 
 class OpEntry(msgspec.Struct, frozen=True):
-    """A custom op the models use."""
+    """A custom op the models use, and the paths of the modules that are lowered to it."""
 
     name: str
     domain: str
     version: int
+    modules: tuple[str, ...] = ()
 
 
 class FileEntry(msgspec.Struct, frozen=True):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
 _ERRORS_ONLY = 3
 _PRECISION_OF_TYPE = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}
-# operators, and the ones ONNX Runtime fuses them into, whose arithmetic decides the precision of a module
+# operators, and what ONNX Runtime fuses them into, whose arithmetic decides the precision of a module
 _PRODUCTS = ("MatMul", "Gemm")
+# operators that only move, convert or describe values
+_MOVES = {"Cast", "Concat", "DequantizeLinear", "Expand", "Flatten", "Gather", "Identity", "QuantizeLinear", "Reshape", "Shape",
+          "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}  # fmt: skip
+_INLINED = "_inlfunc_"  # what ONNX Runtime puts before the nodes of a local function's body
 
 
 def open_engine(
@@ -85,11 +89,11 @@ class OnnxRuntimeEngine:
             engine=self.name,
             precision=self.precision,
             storage=self.precision,
-            compute=", ".join(sorted(set(self._executed_products.values()))) or "fp32",
+            compute=_precision(self._executed),
             provider=f"onnxruntime {onnxruntime.__version__} {self._provider}",
             mode=self.mode,
             threads=self.threads,
-            nodes=self._executed_modules,
+            nodes=self._modules(),
         )
 
     def _call(self, features: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
@@ -162,8 +166,8 @@ class OnnxRuntimeEngine:
         return MismatchError(what, where=self._path, found=found, expected=expected, hint="export the bundle again")
 
     @cached_property
-    def _executed(self) -> list[tuple[str, str, str]]:
-        """(node name, operator, precision) of every node executed for a one-row clip."""
+    def _executed(self) -> list[_Node]:
+        """What computes when a one-row clip is run, from ONNX Runtime's profile."""
         manifest = self._bundle.manifest
         options = self._options()
         features = np.zeros((1, manifest.skeleton.num_joints, manifest.features.channels), dtype=np.float32)
@@ -172,36 +176,57 @@ class OnnxRuntimeEngine:
             options.profile_file_prefix = str(Path(folder) / "profile")
             session = self._open_session(options)
             session.run(["logits"], {"features": features, "cu_seqlens": np.array([0, 1], dtype=np.int32)})
-            events = json.loads(Path(session.end_profiling()).read_bytes())
-        return list(_executed_nodes(events))
+            profile = json.loads(Path(session.end_profiling()).read_bytes())
+        return list(_computing_nodes(profile))
+
+    def _modules(self) -> dict[str, str]:
+        """Module path -> precision it is computed in; for a custom op, how it was lowered as well."""
+        manifest = self._bundle.manifest
+        ops = {module: op.name for op in manifest.ops for module in op.modules}
+        return {
+            module: self._lowering(ops[module])
+            if module in ops
+            else _precision([n for n in self._executed if n.is_of(module)])
+            for module in manifest.nodes.get(self.precision, {})
+        }
+
+    def _lowering(self, op: str) -> str:
+        """How a custom op runs. A function's body is the same for each of its modules, so they share the answer."""
+        if any(node.operator == op for node in self._executed):
+            return "kernel"
+        return f"function body, {_precision([node for node in self._executed if node.name.startswith(f'{_INLINED}{op}_')])}"
+
+
+class _Node(NamedTuple):
+    """An executed node that computes: its name, operator, and the precision of its first numeric input."""
+
+    name: str
+    operator: str
+    precision: str
 
     @property
-    def _executed_products(self) -> dict[str, str]:
-        return {name: precision for name, operator, precision in self._executed if _is_product(operator)}
+    def is_product(self) -> bool:
+        return any(product in self.operator for product in _PRODUCTS)
 
-    @property
-    def _executed_modules(self) -> dict[str, str]:
-        """Module path -> precision of its product; of any of its operators where it has none."""
-        found: dict[str, str] = {}
-        for module in self._bundle.manifest.nodes.get(self.precision, {}):
-            nodes = [node for node in self._executed if node[0] == module or node[0].startswith(f"{module}/")]
-            products = [precision for _, operator, precision in nodes if _is_product(operator)]
-            precisions = products or [precision for _, _, precision in nodes]
-            found[module] = ", ".join(sorted(set(precisions))) or "merged into its neighbours"
-        return found
+    def is_of(self, module: str) -> bool:
+        """Nodes carry their module's path; ONNX Runtime appends ``/...`` to the name of a fused one."""
+        return self.name == module or self.name.startswith(f"{module}/")
 
 
-def _executed_nodes(events: Iterable[dict[str, Any]]) -> Iterable[tuple[str, str, str]]:
-    for event in events:
+def _precision(nodes: list[_Node]) -> str:
+    """Precision of the products among the nodes, or of all where there is none."""
+    precisions = {node.precision for node in nodes if node.is_product} or {node.precision for node in nodes}
+    return ", ".join(sorted(precisions)) or "merged into its neighbours"
+
+
+def _computing_nodes(profile: Iterable[dict[str, Any]]) -> Iterator[_Node]:
+    for event in profile:
         arguments = event.get("args", {})
         types = [name for value in arguments.get("input_type_shape", ()) for name in value]
         precisions = [_PRECISION_OF_TYPE[name] for name in types if name in _PRECISION_OF_TYPE]
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time") and precisions:
-            yield event["name"].removesuffix("_kernel_time"), arguments["op_name"], precisions[0]
-
-
-def _is_product(operator: str) -> bool:
-    return any(product in operator for product in _PRODUCTS)
+        executed = event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+        if executed and precisions and arguments["op_name"] not in _MOVES:
+            yield _Node(event["name"].removesuffix("_kernel_time"), arguments["op_name"], precisions[0])
 
 
 def _import() -> Any:
