@@ -7,13 +7,13 @@ from pathlib import Path
 
 from runtime.bundle import Bundle
 from runtime.engine import Engine, Mode
-from runtime.errors import InputError
+from runtime.errors import InputError, MissingDependencyError
 from runtime.recognizer import Recognizer
 
-# name -> module with open_engine(bundle, *, precision, threads, mode) -> Engine
+# name -> module with open_engine(bundle, *, precision, threads, mode) -> Engine, and the extra that installs its library
 ENGINES = {
-    "onnxruntime": "runtime.engines.onnxruntime",
-    "torch": "star_edge.torch_engine",
+    "onnxruntime": ("runtime.engines.onnxruntime", "onnx"),
+    "torch": ("star_edge.torch_engine", "export"),
 }
 
 
@@ -32,9 +32,12 @@ def open_engine(
     """
     if name not in ENGINES:
         raise InputError(f"no engine '{name}'", expected=f"one of {', '.join(ENGINES)}")
-    engine: Engine = importlib.import_module(ENGINES[name]).open_engine(
-        bundle, precision=precision, threads=threads, mode=mode
-    )
+    module, extra = ENGINES[name]
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(error.name or name, extra, f"The engine '{name}'") from None
+    engine: Engine = loaded.open_engine(bundle, precision=precision, threads=threads, mode=mode)
     return engine
 
 

@@ -48,7 +48,7 @@ def _rows(console: Console, title: str, rows: Mapping[str, Any]) -> None:
 
     table = Table(_name(""), _name(""), title=escape(title), show_header=False, title_justify="left")
     for name, value in rows.items():
-        if value not in ("", None, (), {}):
+        if value or value == 0:
             table.add_row(escape(name), escape(_text(value)))
     console.print(table)
 

@@ -263,6 +263,19 @@ def test_bundle_changed_by_another_command_meanwhile(tiny_bundle: Path) -> None:
     assert Bundle.open(tiny_bundle).read("model.int8.onnx") == b"theirs"
 
 
+def test_opening_while_a_command_commits(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    update(tiny_bundle, b"old")
+    check = Bundle._check_file
+
+    def commit_before_the_first_check(self: Bundle, name: str, verify: bool) -> None:
+        monkeypatch.setattr(Bundle, "_check_file", check)
+        update(tiny_bundle, b"new")
+        check(self, name, verify)
+
+    monkeypatch.setattr(Bundle, "_check_file", commit_before_the_first_check)
+    assert Bundle.open(tiny_bundle).read("model.int8.onnx") == b"new"
+
+
 STEPS = ((os, "fsync"), (Path, "replace"))
 
 

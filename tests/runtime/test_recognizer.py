@@ -1,5 +1,6 @@
 """Recognition: what goes in, what is refused and by which name, threads, the self-test."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import star_edge
 from runtime.bundle import Bundle, BundleWriter
 from runtime.clip import Clip, pack_clips
-from runtime.errors import GateError, InputError
+from runtime.errors import GateError, InputError, MissingDependencyError
 from runtime.features import compute_features
 from runtime.recognizer import Prediction, Recognizer
 
@@ -134,3 +135,12 @@ def test_two_recognizers_and_many_threads(tiny_bundle: Path, tmp_path: Path) -> 
 def test_unknown_engine(tiny_bundle: Path) -> None:
     with pytest.raises(InputError, match="no engine 'tensorrt'"):
         star_edge.load(tiny_bundle, engine="tensorrt")
+
+
+def test_engine_whose_library_is_missing_names_the_extra(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "star_edge.torch_engine", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingDependencyError) as caught:
+        star_edge.load(tiny_bundle, engine="torch")
+    assert caught.value.expected == "torch"
+    assert caught.value.hint == "pip install 'star-edge[export]'"

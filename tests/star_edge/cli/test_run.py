@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 import star_edge
+from runtime.bundle import Bundle, BundleWriter
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
@@ -95,12 +98,6 @@ def test_stream_answers_before_its_input_ends(folder: Path) -> None:
     assert process.returncode == 0
 
 
-def flip_byte(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -124,11 +121,68 @@ def test_bad_arguments(folder: Path, arguments: tuple, code: int, message: str) 
     assert "Traceback" not in result.stderr
 
 
-def test_damaged_bundle(folder: Path) -> None:
-    flip_byte(folder / "tiny.star" / "weights.safetensors")
+def changed_byte(bundle: Path) -> None:
+    data = bytearray((bundle / "weights.safetensors").read_bytes())
+    data[-1] ^= 1
+    (bundle / "weights.safetensors").write_bytes(data)
+
+
+def truncated_file(bundle: Path) -> None:
+    data = (bundle / "golden.npz").read_bytes()
+    (bundle / "golden.npz").write_bytes(data[: len(data) // 2])
+
+
+def missing_file(bundle: Path) -> None:
+    (bundle / "model.fp32.onnx").unlink()
+
+
+def manifest_is_no_json(bundle: Path) -> None:
+    (bundle / "manifest.json").write_bytes((bundle / "manifest.json").read_bytes()[:-20])
+
+
+def manifest_with_wrong_types(bundle: Path) -> None:
+    edit(bundle, class_names=3)
+
+
+def newer_schema(bundle: Path) -> None:
+    edit(bundle, schema="star-edge/bundle/9")
+
+
+def path_outside_the_bundle(bundle: Path) -> None:
+    entry = {"path": "../tiny.star/golden.npz", "bytes": 1, "sha256": "0" * 64}
+    edit(bundle, files=json.loads((bundle / "manifest.json").read_bytes())["files"] | {"golden.npz": entry})
+
+
+def edit(bundle: Path, **changes: object) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
+
+
+def one_class_too_many(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    manifest = msgspec.structs.replace(opened.manifest, class_names=(*opened.class_names, "jump"))
+    BundleWriter(bundle, base=opened).commit(manifest)
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "message"),
+    [
+        (changed_byte, 4, "weights.safetensors"),
+        (truncated_file, 4, "golden.npz"),
+        (missing_file, 4, "model.fp32.onnx"),
+        (manifest_is_no_json, 2, "manifest.json"),
+        (manifest_with_wrong_types, 2, "class_names"),
+        (newer_schema, 4, "pip install --upgrade star-edge"),
+        (path_outside_the_bundle, 2, "points outside the bundle"),
+        (one_class_too_many, 4, "number of classes"),
+    ],
+)
+def test_damaged_bundle(folder: Path, damage: Callable[[Path], None], code: int, message: str) -> None:
+    damage(folder / "tiny.star")
     result = run("good.npy", cwd=folder)
-    assert result.returncode == 4
-    assert "weights.safetensors" in result.stderr
+    assert (result.returncode, result.stdout) == (code, "")
+    assert message in result.stderr
+    assert "expected:" in result.stderr or "next:" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -140,8 +194,6 @@ def test_malformed_line(folder: Path) -> None:
 
 
 def test_failed_self_test(folder: Path) -> None:
-    from runtime.bundle import Bundle, BundleWriter
-
     bundle = Bundle.open(folder / "tiny.star")
     golden = bundle.golden()
     golden.logits[0, 0] += 1
