@@ -1,0 +1,218 @@
+"""Measure every engine of a bundle beside PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from runtime.bundle import Bundle, write_report
+from runtime.errors import InputError, MismatchError
+from star_edge import __version__
+from star_edge.bench.host import read_host, usable_cores
+from star_edge.bench.macs import macs
+from star_edge.bench.measure import Contender, Plan, Trial
+from star_edge.bench.peak import Peak, measure_fma_peak
+from star_edge.bench.process import EngineProcess, WorkerError
+from star_edge.bench.report import BenchReport, BenchResult, Latency, Limit, WorkloadEntry
+from star_edge.bench.workloads import DEFAULT_WORKLOADS, Workload, parse_workload
+
+# engine -> its modes; one that has both is run per clip alone where a workload is a single clip
+ENGINES = {
+    "torch": ("per-clip", "packed"),
+    "torch-pyg": ("packed",),
+    "torch-compile": ("per-clip",),
+    "onnxruntime": ("per-clip", "packed"),
+}
+_REFERENCE = ("torch", "fp32", "per-clip")
+_ON_BUNDLE_MODELS = ("onnxruntime",)  # the others compute the fp32 weights
+
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
+Key = tuple[str, str, str]  # engine, precision, mode
+
+
+def bench_bundle(
+    bundle: Bundle | str | Path,
+    *,
+    workloads: Sequence[str] = DEFAULT_WORKLOADS,
+    engines: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    threads: int | None = None,
+    plan: Plan = Plan(),
+    track: Track | None = None,
+) -> BenchReport:
+    """Time engines on the same generated clips and threads, and write ``reports/bench.json``.
+
+    Each engine runs in a process of its own; per workload they take turns. Eager PyTorch is always among them: its fp32
+    answers are the reference, and a row that leaves its precision's tolerance (runtime.tolerances) gets no speed. Engines
+    that are not installed or fail are rows with the reason.
+
+    Args:
+        bundle: an opened bundle or its folder.
+        workloads: names, see ``parse_workload``.
+        engines: names of ``ENGINES``; default: all.
+        precisions: of the bundle's models; default: all it has.
+        threads: threads of every engine; default: the cores this process may use.
+        plan: how long to measure.
+        track: wraps the iteration for a progress bar.
+
+    Raises InputError (unknown workload or engine), MismatchError (a precision the bundle lacks; no PyTorch to compare with).
+    """
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    chosen = sorted({parse_workload(name) for name in workloads}, key=lambda workload: sum(workload.rows))
+    keys = _keys(bundle, engines, precisions, any(workload.clips > 1 for workload in chosen))
+    threads = threads or usable_cores()
+    host, peak = read_host(), measure_fma_peak(threads)
+    with _opened(bundle, keys, threads) as contenders:
+        trials = _measure(contenders, chosen, plan, track)
+        again = measure_fma_peak(threads)
+        if peak is None or again is None:
+            peak = _matmul_peak(contenders[_REFERENCE], threads)
+        else:
+            peak = max(peak, again, key=lambda measured: measured.macs_per_s)
+    results = _compare_speeds([trial.result() for trial in trials], chosen)
+    entries = _entries(bundle, chosen)
+    report = BenchReport(
+        star_edge_version=__version__,
+        bundle=str(bundle.path),
+        bundle_id=bundle.manifest.bundle_id,
+        host=host,
+        device="cpu",
+        threads=threads,
+        rounds=plan.rounds,
+        workloads=entries,
+        results=results,
+        limit=tuple(Limit(e.name, e.macs / peak.macs_per_s * 1e3, peak.macs_per_s, peak.how) for e in entries),
+        latency=latency_gate(results),
+    )
+    write_report(bundle, "bench", msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    return report
+
+
+def _keys(bundle: Bundle, engines: Sequence[str] | None, precisions: Sequence[str] | None, batches: bool) -> list[Key]:
+    """Contenders in the order of their turns, the reference first."""
+    unknown = set(engines or ()) - ENGINES.keys()
+    if unknown:
+        raise InputError(f"no engine '{min(unknown)}' to measure", expected=f"one of {', '.join(ENGINES)}")
+    held = tuple(bundle.precision(precision) for precision in precisions or bundle.manifest.precisions)
+    return [
+        (engine, precision, mode)
+        for engine, modes in ENGINES.items()
+        if engines is None or engine in engines or engine == _REFERENCE[0]
+        for precision in (held if engine in _ON_BUNDLE_MODELS else ("fp32",))
+        for mode in modes
+        if batches or mode == modes[0]
+    ]
+
+
+@contextlib.contextmanager
+def _opened(bundle: Bundle, keys: Sequence[Key], threads: int) -> Iterator[dict[Key, Contender]]:
+    """Every contender's process, opened; ended on leaving."""
+    with contextlib.ExitStack() as stack:
+        contenders = {key: Contender(stack.enter_context(EngineProcess(*key, threads))) for key in keys}
+        for contender in contenders.values():
+            try:
+                contender.opened = contender.process.open(str(bundle.path.resolve()))
+            except WorkerError as error:
+                contender.failure = str(error)
+        yield contenders
+
+
+def _measure(contenders: dict[Key, Contender], workloads: Sequence[Workload], plan: Plan, track: Track | None) -> list[Trial]:
+    """All trials, workload by workload, smallest first."""
+    turns: Iterable[tuple[Workload, int]] = [(workload, turn) for workload in workloads for turn in range(plan.rounds + 1)]
+    total = len(workloads) * (plan.rounds + 1)
+    if track is not None:
+        turns = track(turns, "measuring", total)
+    done: list[Trial] = []
+    trials: list[Trial] = []
+    for workload, turn in turns:
+        if turn == 0:
+            trials = [
+                Trial(contender, workload.name, plan)
+                for (engine, _, mode), contender in contenders.items()
+                if workload.clips > 1 or mode == ENGINES[engine][0]
+            ]
+            reference = _warm_up(trials)
+            done += trials
+        else:
+            for trial in trials:
+                trial.take_turn(reference)
+    return done
+
+
+def _warm_up(trials: Sequence[Trial]) -> np.ndarray:
+    """First calls of a workload; returns the reference's logits [B, K], which every other's are compared with."""
+    reference = trials[0].warm_up()
+    if reference is None:
+        raise MismatchError(
+            "there is no PyTorch to compare with",
+            found=trials[0].contender.failure,
+            expected="the torch engine running the bundle",
+            hint="pip install 'star-edge[export]'",
+        )
+    for trial in trials[1:]:
+        logits = trial.warm_up()
+        if logits is not None:
+            trial.judge(logits, reference)
+    return reference
+
+
+def _matmul_peak(reference: Contender, threads: int) -> Peak:
+    how = f"largest float32 matrix product rate of torch on {threads} threads: no C compiler here to measure the FMA units"
+    return Peak(reference.process.matmul_rate(), how)
+
+
+def _compare_speeds(results: Sequence[BenchResult], workloads: Sequence[Workload]) -> tuple[BenchResult, ...]:
+    """The rows with clips per second and speed beside both forms of PyTorch."""
+    clips = {workload.name: workload.clips for workload in workloads}
+    medians = {(row.engine, row.mode, row.workload): row.median_ms for row in results if row.precision == "fp32"}
+    compared = []
+    for row in results:
+        if row.median_ms is not None:
+            eager = medians["torch", "packed" if clips[row.workload] > 1 else "per-clip", row.workload]
+            paper = medians.get(("torch-pyg", "packed", row.workload))
+            row = msgspec.structs.replace(
+                row,
+                clips_per_s=clips[row.workload] / row.median_ms * 1e3,
+                faster_than_torch=eager / row.median_ms if eager else None,
+                faster_than_pyg=paper / row.median_ms if paper else None,
+            )
+        compared.append(row)
+    return tuple(compared)
+
+
+def _entries(bundle: Bundle, workloads: Sequence[Workload]) -> tuple[WorkloadEntry, ...]:
+    from star_edge.models.star import StarConfig
+
+    config = msgspec.convert(bundle.manifest.model.config, StarConfig)
+    return tuple(
+        WorkloadEntry(workload.name, workload.clips, sum(workload.rows), workload.persons, macs(config, workload.rows))
+        for workload in workloads
+    )
+
+
+def latency_gate(results: Sequence[BenchResult]) -> tuple[Latency, ...]:
+    """Where int8 was measured beside other precisions of the same engine and mode: which one to keep."""
+    groups: dict[tuple[str, str, str], dict[str, float]] = {}
+    for row in results:
+        if row.median_ms is not None:
+            groups.setdefault((row.engine, row.mode, row.workload), {})[row.precision] = row.median_ms
+    gates = []
+    for (engine, mode, workload), medians in groups.items():
+        others = {precision: median for precision, median in medians.items() if precision != "int8"}
+        if "int8" in medians and others:
+            best = min(others, key=lambda precision: others[precision])
+            faster = others[best] / medians["int8"]
+            keep = "int8" if faster > 1 else best
+            statement = (
+                f"keep int8: {faster:.2f} times faster than {best} here"
+                if faster > 1
+                else f"keep {best}: int8 is not faster here ({medians['int8']:.2f} ms beside {others[best]:.2f} ms)"
+            )
+            gates.append(Latency(engine, mode, workload, medians, keep, statement))
+    return tuple(gates)

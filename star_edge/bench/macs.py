@@ -1,0 +1,41 @@
+"""Multiply-accumulates of STAR, counted from its configuration. Attention is counted along its edges: the sparse form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from star_edge.models.star import StarConfig
+
+
+def macs(config: StarConfig, rows: Sequence[int]) -> int:
+    """All MACs of clips with the given rows. Additions alone, exponentials and divisions are not counted."""
+    per_row = linear_macs(config) + spatial_macs(config) + temporal_macs(config) + gate_macs(config)
+    return sum(rows) * per_row + len(rows) * head_macs(config)
+
+
+def linear_macs(config: StarConfig) -> int:
+    """Embedding, and QKV (3 d²) and FFN (2 d²) of both branches of each layer, per row."""
+    dim = config.dim
+    return config.joints * (config.channels * dim + config.layers * 2 * 5 * dim * dim)
+
+
+def spatial_macs(config: StarConfig) -> int:
+    """Scores and weighted values along the edges: 2 d each, per row."""
+    return config.layers * len(config.edges) * 2 * config.dim
+
+
+def temporal_macs(config: StarConfig) -> int:
+    """Per row and joint, U += k v^T and q U take d e each, q . Z takes d; e = d / heads."""
+    return config.layers * config.joints * (2 * config.dim * (config.dim // config.heads) + config.dim)
+
+
+def gate_macs(config: StarConfig) -> int:
+    """Context attention per row: x . c and the sum of g x, d each per joint."""
+    return config.joints * 2 * config.dim
+
+
+def head_macs(config: StarConfig) -> int:
+    """Per clip: the context's W (d² per joint) and both head layers."""
+    return config.joints * config.dim * (config.dim + config.hidden) + config.hidden * config.classes

@@ -1,0 +1,158 @@
+"""Interleaved measurement: every contender takes a turn before the next round, so that drift of the machine hits all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+
+from runtime.tolerances import TOLERANCES, relative_error
+from star_edge.bench.process import EngineProcess, WorkerError
+from star_edge.bench.protocol import Opened, Ran
+from star_edge.bench.report import BenchResult
+
+_MIN_CALLS, _MAX_CALLS = 20, 2000
+_WARM_UP_CALLS, _WARM_UP_SECONDS = 5, 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to measure.
+
+    Attributes:
+        rounds: turns of each contender per workload.
+        seconds: timed seconds of each contender per workload, of at least 20 and at most 2000 calls.
+        repeats: at least so many calls instead, the same in each turn; None: by ``seconds``.
+        first_call_limit_s: longest first call, which may compile.
+    """
+
+    rounds: int = 5
+    seconds: float = 2.0
+    repeats: int | None = None
+    first_call_limit_s: float = 180.0
+
+    def calls_per_turn(self, call_s: float) -> int:
+        """Timed calls in one turn of a contender whose call takes ``call_s``."""
+        calls = self.repeats or min(max(round(self.seconds / max(call_s, 1e-9)), _MIN_CALLS), _MAX_CALLS)
+        return math.ceil(calls / self.rounds)
+
+
+@dataclass(eq=False)
+class Contender:
+    """An engine process and what became of it."""
+
+    process: EngineProcess
+    opened: Opened = field(default_factory=lambda: Opened("", ""))
+    failure: str = ""
+
+    def attempt(self, action: Callable[[EngineProcess], Ran]) -> Ran | None:
+        """The action's result; None, and the reason kept, when the process fails or has failed before."""
+        if self.failure:
+            return None
+        try:
+            return action(self.process)
+        except WorkerError as error:
+            self.failure = str(error)
+            return None
+
+
+class Trial:
+    """One contender on one workload: its calls, and the distance of its answers to the reference."""
+
+    def __init__(self, contender: Contender, workload: str, plan: Plan) -> None:
+        self.contender, self.workload, self.plan = contender, workload, plan
+        self.times_s: list[float] = []
+        self.first_s: float | None = None
+        self.peak_rss_mb: float | None = None
+        self.max_abs_err = self.relative_err = 0.0
+        self.ran = False
+        self._calls = 0
+
+    @property
+    def tolerance(self) -> float:
+        return TOLERANCES[self.contender.process.precision]
+
+    @property
+    def correct(self) -> bool | None:
+        """Whether every answer seen is within tolerance; None when there was none, or the process failed later."""
+        return self.relative_err <= self.tolerance if self.ran else None
+
+    def warm_up(self) -> np.ndarray | None:
+        """First calls, untimed; the logits [B, K], or None when the contender failed."""
+        limit = self.plan.first_call_limit_s
+        first = self.contender.attempt(lambda process: process.run(self.workload, untimed=0, timed=1, limit_s=limit))
+        if first is None:
+            return None
+        warm = self.contender.attempt(
+            lambda process: process.run(self.workload, untimed=1, timed=_WARM_UP_CALLS, seconds=_WARM_UP_SECONDS)
+        )
+        if warm is None:
+            return None
+        self.ran, self.first_s = True, first.first_s
+        self._calls = self.plan.calls_per_turn(float(np.median(warm.times_s)))
+        return np.array(warm.logits)
+
+    def take_turn(self, reference: np.ndarray) -> None:
+        """One untimed call, then the timed ones of a turn; nothing once an answer was wrong."""
+        if not self.correct:
+            return
+        ran = self.contender.attempt(lambda process: process.run(self.workload, untimed=1, timed=self._calls))
+        if ran is None:
+            self.ran = False
+            return
+        self.times_s += ran.times_s
+        self.peak_rss_mb = ran.peak_rss_mb
+        self.judge(np.array(ran.logits), reference)
+
+    def judge(self, logits: np.ndarray, reference: np.ndarray) -> None:
+        """Keep the largest distance to the reference seen."""
+        finite = bool(np.isfinite(logits).all())
+        self.max_abs_err = max(self.max_abs_err, float(np.abs(logits - reference).max()) if finite else math.inf)
+        self.relative_err = max(self.relative_err, relative_error(logits, reference))
+
+    def result(self) -> BenchResult:
+        """The row of the report, without speed unless correct."""
+        process, opened = self.contender.process, self.contender.opened
+        row = BenchResult(
+            engine=process.engine,
+            mode=process.mode,
+            precision=process.precision,
+            workload=self.workload,
+            compute=opened.compute,
+            provider=opened.provider,
+            correct=self.correct,
+            tolerance=self.tolerance,
+            max_abs_err=self.max_abs_err if self.ran and math.isfinite(self.max_abs_err) else None,
+            relative_err=self.relative_err if self.ran and math.isfinite(self.relative_err) else None,
+            reason=self._reason(),
+        )
+        if not self.correct:
+            return row
+        median, p90, p99 = percentiles_ms(self.times_s)
+        return msgspec.structs.replace(
+            row,
+            calls=len(self.times_s),
+            median_ms=median,
+            p90_ms=p90,
+            p99_ms=p99,
+            first_call_s=self.first_s,
+            peak_rss_mb=self.peak_rss_mb,
+        )
+
+    def _reason(self) -> str:
+        if not self.ran:
+            return self.contender.failure
+        if self.correct:
+            return ""
+        distance = f"{self.relative_err:.1e} from the reference" if math.isfinite(self.relative_err) else "not finite"
+        return f"wrong answer: {distance}, {self.tolerance:.0e} allowed"
+
+
+def percentiles_ms(times_s: Sequence[float]) -> tuple[float, float, float]:
+    """Median, p90 and p99 in milliseconds; the latter two are times that were really seen (nearest rank)."""
+    milliseconds = np.asarray(times_s) * 1e3
+    p90, p99 = np.percentile(milliseconds, (90, 99), method="inverted_cdf")
+    return float(np.median(milliseconds)), float(p90), float(p99)

@@ -1,0 +1,124 @@
+"""``reports/bench.json``."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine and the versions. An empty text or None says that the machine does not tell."""
+
+    cpu: str
+    cores: int
+    isa: tuple[str, ...]
+    governor: str
+    clock_mhz: float | None
+    clocks_locked: bool | None
+    memory_mb: int | None
+    load_average: float | None
+    system: str
+    versions: dict[str, str]
+    date: str
+
+
+class WorkloadEntry(msgspec.Struct, frozen=True):
+    """Clips of a workload; ``frames`` counts the rows of all persons, ``macs`` is the sparse form."""
+
+    name: str
+    clips: int
+    frames: int
+    persons: int
+    macs: int
+
+
+class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine, mode and precision on one workload.
+
+    Attributes:
+        mode: ``packed`` is one call for all clips, ``per-clip`` one call each. A workload of one clip has ``per-clip`` alone,
+            where both would be the same call.
+        compute, provider: arithmetic and library really used.
+        correct: the logits of warm-up and timed calls are within ``tolerance`` of the fp32 reference. None: it did not run.
+        reason: why there is no speed; empty when there is one.
+        max_abs_err, relative_err: largest distance to the reference seen, the second relative to its largest |logit|.
+        calls: timed calls, each over all clips of the workload, from features to logits.
+        median_ms, p90_ms, p99_ms: nearest-rank percentiles of a call, the median interpolated.
+        clips_per_s: clips over the median.
+        faster_than_torch: median of eager PyTorch (packed) over this median; faster_than_pyg: of the paper's scatter form.
+        first_call_s: the first call in its process, including any compilation; not part of the timed calls.
+        peak_rss_mb: high-water mark of the process that ran this engine alone, up to the end of this workload.
+    """
+
+    engine: str
+    mode: str
+    precision: str
+    workload: str
+    compute: str = ""
+    provider: str = ""
+    correct: bool | None
+    reason: str = ""
+    tolerance: float
+    max_abs_err: float | None = None
+    relative_err: float | None = None
+    calls: int = 0
+    median_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    clips_per_s: float | None = None
+    faster_than_torch: float | None = None
+    faster_than_pyg: float | None = None
+    first_call_s: float | None = None
+    peak_rss_mb: float | None = None
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """The time below which no engine of this precision-independent arithmetic can get in fp32: MACs over the FMA peak."""
+
+    workload: str
+    floor_ms: float
+    macs_per_s: float
+    how: str
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """The latency gate: the precision to keep on this engine, where int8 was measured beside others.
+
+    Attributes:
+        medians_ms: precision -> median.
+        keep: the fastest precision.
+        statement: the same for people, e.g. ``keep fp16: int8 is not faster here``.
+    """
+
+    engine: str
+    mode: str
+    workload: str
+    medians_ms: dict[str, float]
+    keep: str
+    statement: str
+
+
+class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``star-edge bench`` measured.
+
+    Attributes:
+        threads: threads of every engine.
+        rounds: turns each engine had per workload; all engines take a turn before the next round.
+    """
+
+    star_edge_version: str
+    bundle: str
+    bundle_id: str
+    host: Host
+    device: str
+    threads: int
+    rounds: int
+    workloads: tuple[WorkloadEntry, ...]
+    results: tuple[BenchResult, ...]
+    limit: tuple[Limit, ...]
+    latency: tuple[Latency, ...]
+    schema: str = "star-edge/bench/1"
+
+    @property
+    def wrong(self) -> tuple[BenchResult, ...]:
+        """Rows whose answers are not the reference's."""
+        return tuple(result for result in self.results if result.correct is False)

@@ -1,0 +1,159 @@
+"""The process that runs one engine: ``python -m star_edge.bench.worker``, requests on stdin, replies on stdout.
+
+A process of its own gives each engine its own memory figure, its own thread pools and its own crash.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+import numpy as np
+
+from runtime.bundle import Bundle
+from runtime.engine import Mode
+from runtime.errors import StarEdgeError
+from runtime.packing import check_packed, cu_seqlens_of, unpack
+from star_edge.bench.protocol import Failed, Open, Opened, Ran, Rate, Reply, Request, Run, receive, send
+from star_edge.bench.workloads import parse_workload
+from star_edge.engines import open_engine
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from star_edge.models.star import Star
+
+Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+_MATMUL_SIZE, _MATMUL_SECONDS = 1024, 1.0
+
+
+class Worker:
+    """An opened engine and the workloads it has run."""
+
+    def answer(self, request: Request) -> Reply:
+        """Fulfil one request."""
+        if isinstance(request, Open):
+            return self._open(request)
+        if isinstance(request, Run):
+            return self._run(request)
+        return Rate(_matmul_rate())
+
+    def _open(self, request: Open) -> Opened:
+        bundle = Bundle.open(request.bundle)
+        manifest = bundle.manifest
+        self._batch = cache(lambda name: parse_workload(name).make(manifest.skeleton, manifest.features))
+        if request.engine in ("torch-pyg", "torch-compile"):
+            self._forward, provider = _open_torch_variant(bundle, request)
+            return Opened("fp32", provider)
+        engine = open_engine(
+            bundle, request.engine, precision=request.precision, threads=request.threads, mode=cast("Mode", request.mode)
+        )
+        self._forward = engine.run
+        report = engine.report()
+        return Opened(report.compute, report.provider)
+
+    def _run(self, request: Run) -> Ran:
+        features, cu_seqlens = self._batch(request.workload)
+        deadline = time.monotonic() + request.seconds
+        times: list[float] = []
+        for _ in range(request.untimed + request.timed):
+            begun = time.perf_counter()
+            logits = self._forward(features, cu_seqlens)
+            times.append(time.perf_counter() - begun)
+            if time.monotonic() > deadline and len(times) > request.untimed:
+                break
+        return Ran(times[0], times[request.untimed :], logits.tolist(), _peak_rss_mb())
+
+
+def _open_torch_variant(bundle: Bundle, request: Open) -> tuple[Forward, str]:
+    """The model in the paper's scatter form, or compiled; called as the ``torch`` engine calls its own."""
+    import torch
+
+    from star_edge.torch_engine import load_model
+
+    torch.set_num_threads(request.threads)
+    model = load_model(bundle)
+    joints, channels = model.config.joints, model.config.channels
+    forward: Callable[..., torch.Tensor]
+    if request.engine == "torch-pyg":
+        forward, provider = _pyg(model)
+    else:
+        forward, provider = torch.compile(model, dynamic=True), f"torch {torch.__version__} compile, inductor"
+
+    @torch.no_grad()
+    def call(features: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
+        logits: np.ndarray = forward(torch.from_numpy(features), torch.from_numpy(cu_seqlens)).numpy()
+        return logits
+
+    def run(features: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
+        check_packed(features, cu_seqlens, joints=joints, channels=channels, allow_empty=True)
+        if request.mode == "packed":
+            return call(features, cu_seqlens)
+        return np.concatenate([call(clip, cu_seqlens_of([len(clip)])) for clip in unpack(features, cu_seqlens)])
+
+    return run, provider
+
+
+def _pyg(model: Star) -> tuple[nn.Module, str]:
+    import torch
+
+    from star_edge.models.pyg import pyg_star
+
+    kernels = ", ".join(f"{package} {version(package)}" for package in ("torch-scatter", "torch-sparse"))
+    return pyg_star(model), f"torch {torch.__version__}, {kernels}"
+
+
+def _matmul_rate() -> float:
+    """Largest float32 multiply-accumulates per second of a square product in torch."""
+    import torch
+
+    a, b = torch.rand(2, _MATMUL_SIZE, _MATMUL_SIZE)
+    best, deadline = float("inf"), time.monotonic() + _MATMUL_SECONDS
+    while time.monotonic() < deadline:
+        begun = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - begun)
+    return _MATMUL_SIZE**3 / best
+
+
+def _peak_rss_mb() -> float:
+    """High-water mark of this process. ``ru_maxrss`` alone would start at the size of the process that started this one."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        kilobytes = float(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1])
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        kilobytes = peak / 1024 if sys.platform == "darwin" else float(peak)
+    return kilobytes / 1024
+
+
+def main() -> None:
+    """Answer requests until the pipe closes. What libraries print goes to stderr, so that replies stay readable."""
+    replies = os.dup(1)
+    os.dup2(2, 1)
+    worker = Worker()
+    while True:
+        try:
+            request = msgspec.msgpack.decode(receive(0), type=Request)
+        except EOFError:
+            return
+        try:
+            reply: Reply = worker.answer(request)
+        except StarEdgeError as error:
+            reply = Failed(f"{error.what}; {error.hint}" if error.hint else error.what)
+        except Exception as error:  # whatever a library raises belongs in the report, not in a traceback
+            reply = Failed(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
+        send(replies, reply)
+
+
+if __name__ == "__main__":
+    main()

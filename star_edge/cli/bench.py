@@ -1,0 +1,119 @@
+"""``star-edge bench``: latency of every engine beside PyTorch on the same clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runtime.errors import GateError
+from runtime.manifest import PRECISIONS
+from star_edge.cli.common import Output, common_options, find_bundle
+
+if TYPE_CHECKING:
+    from star_edge.bench import BenchReport, BenchResult
+
+_ENGINES = ("torch", "torch-pyg", "torch-compile", "onnxruntime")
+
+
+@click.command()
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.option("--workload", metavar="NAME,...", default="1x32,1x300,1x300:2p,mix8", show_default=True,
+              help="CLIPSxFRAMES, CLIPSxFRAMES:PERSONSp, or mix8 (8 clips of 32 to 300 frames).")  # fmt: skip
+@click.option("--engine", "engines", type=click.Choice(_ENGINES), multiple=True,
+              help="Engine to measure beside eager PyTorch; may be repeated; all if left out.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["all", *PRECISIONS]), default="all", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of every engine; default: all usable cores.")
+@click.option("--device", type=click.Choice(["cpu"]), default="cpu", show_default=True)
+@click.option("--duration", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True,
+              help="Timed seconds of each engine and workload, of at least 20 calls.")  # fmt: skip
+@click.option("--repeats", type=click.IntRange(min=1), help="Timed calls of each engine and workload, instead of --duration.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns each engine takes.")
+@click.option("--compile-limit", type=click.FloatRange(min=0, min_open=True), default=180.0, show_default=True,
+              help="Seconds that the first call of an engine may take, torch.compile's included.")  # fmt: skip
+@common_options
+def command(
+    bundle: Path | None,
+    workload: str,
+    engines: tuple[str, ...],
+    precision: str,
+    threads: int | None,
+    device: str,
+    duration: float,
+    repeats: int | None,
+    rounds: int,
+    compile_limit: float,
+    output: Output,
+) -> None:
+    """Time BUNDLE's engines beside PyTorch: the paper's scatter form, eager, compiled.
+
+    \b
+    Same generated clips, same threads, in turn, each engine in its own process. Answers are compared with the
+    fp32 PyTorch reference before and during the measurement; a wrong engine gets no speed, and exit code 3.
+    The report is written to BUNDLE/reports/bench.json.
+    """
+    from star_edge.bench import bench_bundle
+    from star_edge.bench.measure import Plan
+
+    path = find_bundle(bundle)
+    report = bench_bundle(
+        path,
+        workloads=[name.strip() for name in workload.split(",")],
+        engines=engines or None,
+        precisions=None if precision == "all" else [precision],
+        threads=threads,
+        plan=Plan(rounds=rounds, seconds=duration, repeats=repeats, first_call_limit_s=compile_limit),
+        track=output.track,
+    )
+    output.document(report)
+    show(report, output)
+    written = path / "reports" / "bench.json"
+    if report.wrong:
+        raise GateError(
+            "an engine gives wrong answers, so it has no speed",
+            where=written,
+            found="; ".join(f"{_name(row)} on {row.workload}: {row.reason}" for row in report.wrong),
+            expected="logits within the tolerance of their precision",
+            hint=f"star-edge verify {path}",
+        )
+    output.console.print(f"{len(report.results)} rows measured: {written}; next: star-edge run {path} CLIP", soft_wrap=True)
+
+
+def show(report: BenchReport, output: Output) -> None:
+    """One table a workload, the latency gate, and what the machine is."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    limits = {limit.workload: limit for limit in report.limit}
+    for workload in report.workloads:
+        table = Table(
+            title=f"{workload.name}: {workload.clips} clip{'s' if workload.clips > 1 else ''}, {workload.frames} rows, "
+            f"{workload.macs / 1e9:.2f} GMAC, at least {limits[workload.name].floor_ms:.2f} ms in fp32"
+        )
+        for title in ("engine", "median ms", "p90", "p99", "clips/s", "x torch", "x pyg", "MB", "correct"):
+            table.add_column(title, justify="left" if title in ("engine", "correct") else "right")
+        for row in report.results:
+            if row.workload == workload.name:
+                table.add_row(*_cells(row), escape("yes" if row.correct else row.reason))
+        output.console.print(table)
+    for gate in report.latency:
+        output.console.print(f"{gate.engine} {gate.mode}, {gate.workload}: {gate.statement}")
+    host = report.host
+    clocks = {True: "locked", False: "not locked", None: "not told by this machine"}[host.clocks_locked]
+    output.console.print(
+        f"{host.cpu}, {report.threads} of {host.cores} cores, clocks {clocks}, load {host.load_average or 0:.1f}; "
+        + ", ".join(f"{name} {version}" for name, version in host.versions.items()),
+        soft_wrap=True,
+    )
+    output.console.print(f"limit: {report.limit[0].macs_per_s / 1e9:.1f} GMAC/s, {report.limit[0].how}", soft_wrap=True)
+
+
+def _name(row: BenchResult) -> str:
+    return f"{row.engine} {row.precision} {row.mode}"
+
+
+def _cells(row: BenchResult) -> list[str]:
+    numbers = (row.median_ms, row.p90_ms, row.p99_ms, row.clips_per_s, row.faster_than_torch, row.faster_than_pyg)
+    cells = ["" if number is None else f"{number:.2f}" for number in numbers]
+    return [_name(row), *cells, "" if row.peak_rss_mb is None else f"{row.peak_rss_mb:.0f}"]
