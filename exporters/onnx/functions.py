@@ -122,12 +122,14 @@ def _segmented_linear_attention(config: StarConfig, precision: str) -> FunctionP
     parts = body.split(body.add("Reshape", [flat, split_shape], "parts"), ["part_q", "part_k", "part_v"], axis=1)
     clip_shape = body.add("Concat", [body.ints("clip_axes", [joints * heads, 1, width]), rows], "clip_shape", axis=0)
     head_shape = body.add("Concat", [body.ints("head_axes", [joints * heads, -1]), rows], "head_shape", axis=0)
-    scale, one = body.floats("scale", width**-0.25), body.floats("one", 1)
+    scale = body.floats("scale", width**-0.25)
 
     def features(part: str, name: str) -> str:
         """phi of q or k, once for each clip and zero outside it [V·h, B·e, F]."""
         scaled = body.add("Mul", [body.add("Reshape", [part, clip_shape], f"{name}_clips"), scale], f"{name}_scaled")
-        phi = body.add("Add", [body.add("Elu", [scaled], f"{name}_elu"), one], f"{name}_phi")
+        rising = body.add("Relu", [scaled], f"{name}_rising")
+        falling = body.add("Exp", [body.add("Sub", [scaled, rising], f"{name}_negative")], f"{name}_falling")
+        phi = body.add("Add", [rising, falling], f"{name}_phi")
         return body.add("Reshape", [body.add("Mul", [phi, mask], f"{name}_masked"), head_shape], f"{name}_features")
 
     q, k = features(parts[0], "q"), features(parts[1], "k")

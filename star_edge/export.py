@@ -1,0 +1,210 @@
+"""Checkpoint to bundle: canonical ONNX, weights, golden clips, and the checks that must pass before anything is written."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from exporters.onnx.functions import DOMAIN, OPS, VERSION
+from exporters.onnx.golden import Case, Forward, make_golden, odd_cases
+from exporters.onnx.graph import Precision, build_model, node_precisions
+from exporters.onnx.parity import ParityResult, compare, onnx_forward, require_parity
+from runtime.bundle import MANIFEST, Bundle, BundleWriter
+from runtime.errors import InputError
+from runtime.files import sha256_of
+from runtime.manifest import GOLDEN, WEIGHTS, Manifest, ModelEntry, OpEntry, Source, model_file
+from star_edge import __version__
+from star_edge.models.rounded import DTYPES, RoundedStar
+from star_edge.models.star import Star
+from star_edge.training.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
+
+
+class ExportReport(msgspec.Struct, frozen=True):
+    """What ``star-edge export --json`` prints.
+
+    Attributes:
+        bytes: size of the bundle's files.
+        parity: every odd input through every model; all passed, or there would be no bundle.
+    """
+
+    bundle: str
+    bundle_id: str
+    checkpoint: str
+    model: str
+    precisions: tuple[str, ...]
+    default_precision: str
+    bytes: int
+    parity: tuple[ParityResult, ...]
+    passed: bool
+    schema: str = "star-edge/export/1"
+
+
+def export_checkpoint(
+    path: Path,
+    out: Path,
+    *,
+    fp16: bool = False,
+    force: bool = False,
+    progress: Callable[[str], None] = lambda step: None,
+) -> ExportReport:
+    """Export a checkpoint into a bundle folder.
+
+    Args:
+        path: the checkpoint.
+        out: the bundle to make.
+        fp16: also write an fp16 model and make it the default.
+        force: replace a bundle that is there.
+        progress: told each step.
+
+    Raises:
+        InputError: the checkpoint cannot be used, or ``out`` is taken.
+        GateError: an exported model does not give the checkpoint's answers. An old bundle stays as it was.
+    """
+    check_target(out, force)
+    progress(f"reading {path}")
+    checkpoint = load_checkpoint(path)
+    model = build_from_checkpoint(checkpoint)
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    precisions: tuple[Precision, ...] = ("fp32", "fp16") if fp16 else ("fp32",)
+    progress(f"writing the {' and '.join(precisions)} graph of {checkpoint.model.name}")
+    models = {
+        precision: build_model(checkpoint.model.config, weights, precision).SerializeToString(deterministic=True)
+        for precision in precisions
+    }
+    parity = check_models(model, models, checkpoint, progress)
+    progress("making the golden clips")
+    golden = make_golden(checkpoint.skeleton, checkpoint.features, torch_forward(copy.deepcopy(model).double()))
+    writer = BundleWriter(out)
+    for precision, data in models.items():
+        writer.add(model_file(precision), data)
+    writer.add(WEIGHTS, _safetensors(weights))
+    writer.add(GOLDEN, golden.to_bytes())
+    progress(f"writing {out}")
+    bundle = writer.commit(_manifest(checkpoint, path, precisions))
+    return ExportReport(
+        bundle=str(out),
+        bundle_id=bundle.manifest.bundle_id,
+        checkpoint=str(path),
+        model=checkpoint.model.name,
+        precisions=bundle.manifest.precisions,
+        default_precision=bundle.manifest.default_precision,
+        bytes=bundle_bytes(bundle),
+        parity=tuple(parity),
+        passed=True,
+    )
+
+
+def check_target(out: Path, force: bool) -> None:
+    """Raise InputError unless a bundle may be written at ``out``."""
+    if not out.parent.is_dir():
+        raise InputError("no folder to write the bundle into", where=out.parent, hint=f"mkdir -p {out.parent}")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MANIFEST).is_file():
+        raise InputError("something that is no bundle is in the way", where=out, hint="choose another name with --out")
+    if not force:
+        raise InputError("the bundle exists", where=out, hint="--force replaces it, with its calibration; --out keeps it")
+
+
+def check_models(
+    model: Star,
+    models: dict[Precision, bytes],
+    checkpoint: Checkpoint,
+    progress: Callable[[str], None] = lambda step: None,
+) -> list[ParityResult]:
+    """Parity of serialized models, and of the fp16 rounding reference, with the fp32 model on the odd inputs.
+
+    Raises GateError; for fp16 it names the first module that overflows.
+    """
+    cases = odd_cases(checkpoint.skeleton, checkpoint.features)
+    reference = torch_forward(model)
+    logits = [reference(case.features, case.cu_seqlens) for case in cases]
+    if not all(np.isfinite(answer).all() for answer in logits):
+        raise InputError("the checkpoint's own fp32 logits are not finite", hint="train again with a lower --lr")
+    by_name = {case.name: case for case in cases}
+    rounded = {precision: RoundedStar(model, precision) for precision in models if precision in DTYPES}
+    results: list[ParityResult] = []
+
+    def judge(engine: str, precision: Precision, forward: Forward) -> None:
+        progress(f"comparing {precision} in {engine} with the checkpoint on {len(cases)} odd inputs")
+        results.extend(compare(cases, logits, engine, precision, forward))
+
+    def overflow(result: ParityResult) -> str | None:
+        return _overflow(rounded[result.precision], by_name[result.case]) if result.precision in rounded else None
+
+    for precision, data in models.items():
+        if precision in rounded:
+            judge("rounding reference", precision, torch_forward(rounded[precision]))
+        judge("onnxruntime", precision, onnx_forward(data))
+        require_parity(results, overflow)
+    return results
+
+
+def torch_forward(model: Callable[..., torch.Tensor]) -> Forward:
+    """A torch model as a function of numpy arrays; a float64 model computes in float64."""
+    dtype = next(model.parameters()).dtype if isinstance(model, torch.nn.Module) else torch.float32
+
+    @torch.no_grad()
+    def forward(features: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
+        logits: np.ndarray = model(torch.from_numpy(features).to(dtype), torch.from_numpy(cu_seqlens)).numpy()
+        return logits
+
+    return forward
+
+
+def bundle_bytes(bundle: Bundle) -> int:
+    """Size of the files that make the bundle."""
+    return sum(entry.bytes for entry in bundle.manifest.files.values())
+
+
+def _overflow(rounded: RoundedStar, case: Case) -> str | None:
+    """Where an fp16 model first leaves the numbers it has, None when it does not."""
+    module = rounded.first_overflow(torch.from_numpy(case.features), torch.from_numpy(case.cu_seqlens))
+    return None if module is None else f"{module} exceeds 65504, the largest fp16 number, on '{case.name}'"
+
+
+def _safetensors(weights: dict[str, np.ndarray]) -> bytes:
+    from safetensors.numpy import save
+
+    data: bytes = save({name: np.ascontiguousarray(array) for name, array in weights.items()})
+    return data
+
+
+def _manifest(checkpoint: Checkpoint, path: Path, precisions: tuple[Precision, ...]) -> Manifest:
+    import onnx
+
+    data, config = checkpoint.data, checkpoint.model.config
+    return Manifest(
+        star_edge_version=__version__,
+        model=ModelEntry(checkpoint.model.name, msgspec.to_builtins(config)),
+        skeleton=checkpoint.skeleton,
+        features=checkpoint.features,
+        class_names=checkpoint.class_names,
+        default_precision=precisions[-1],
+        ops=tuple(OpEntry(op, DOMAIN, VERSION) for op in OPS),
+        nodes={precision: node_precisions(config, precision) for precision in precisions},
+        source=Source(
+            checkpoint_sha256=sha256_of(path),
+            data=data.source,
+            data_name=data.name,
+            data_sha256=data.sha256,
+            split=data.split,
+            metrics={name: float(value) for name, value in checkpoint.metrics.items() if _is_number(value)},
+        ),
+        created_by={
+            "numpy": np.__version__,
+            "onnx": onnx.__version__,
+            "star-edge": __version__,
+            "torch": str(torch.__version__),
+        },
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
