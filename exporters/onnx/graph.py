@@ -135,7 +135,7 @@ class _Graph:
                 helper.make_tensor_value_info("cu_seqlens", TensorProto.INT32, ["clips_plus_1"]),
             ],
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["clips", config.classes])],
-            [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in self.initializers.items()],
+            [numpy_helper.from_array(np.asarray(array, order="C"), name) for name, array in self.initializers.items()],
         )
         return helper.make_model(
             graph,
