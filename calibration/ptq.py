@@ -1,0 +1,184 @@
+"""Post-training quantisation by nvidia-modelopt: which products it quantises, and the ranges it takes for their inputs.
+
+ModelOpt gets the canonical fp32 graph with function bodies inlined (custom ops make it insist on TensorRT where that is
+installed), our data reader, and an explicit list of nodes; its filter that leaves out products with one row, as both head
+layers have for a single clip, is turned off. Its graph is read and dropped: ours is built from the ranges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, inliner, numpy_helper
+
+from calibration.ranges import AMAX_FLOOR, BINS, Histograms, Method
+from runtime.errors import MismatchError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from calibration.reader import ClipReader
+
+# ModelOpt computes a scale in float32 and on all cores; its range is the largest magnitude to this precision
+_RANGE_TOLERANCE = 1e-4
+
+
+class Quantised(NamedTuple):
+    """The activation input of a quantised product: its tensor, and the range amax its scale stands for."""
+
+    tensor: str
+    amax: float
+
+
+def import_modelopt() -> Any:
+    """The module ``modelopt.onnx.quantization``; MissingDependencyError when it, or a package it needs, is not installed."""
+    try:
+        with _quiet():
+            import modelopt.onnx.quantization
+    except ImportError as error:
+        package = (error.name or "modelopt").split(".")[0]
+        package = "nvidia-modelopt" if package == "modelopt" else package
+        raise MissingDependencyError(package, "calibrate", "Calibration") from None
+    return modelopt.onnx.quantization
+
+
+def weighted_input_ranges(
+    model: ModelProto, inputs: Mapping[str, str], reader: ClipReader, method: Method, amax: Mapping[str, float]
+) -> dict[str, float]:
+    """Tensor -> range of every activation that enters a quantised product, as ModelOpt calibrates it.
+
+    Args:
+        model: the canonical fp32 graph.
+        inputs: MatMul node to quantise -> the tensor that enters it.
+        reader: the clips.
+        method: how a range is taken.
+        amax: largest magnitude of each of these tensors over the same clips.
+
+    Raises MismatchError when ModelOpt quantised other nodes than these, or found a range the clips cannot have.
+    """
+    found = quantised_products(_quantise(model, list(inputs), reader, method, amax))
+    check_quantised(found, list(inputs), "ModelOpt")
+    for module, (tensor, value) in found.items():
+        largest = amax[inputs[module]]
+        fits = value <= largest * (1 + _RANGE_TOLERANCE) and (method != "max" or value >= largest * (1 - _RANGE_TOLERANCE))
+        if largest > AMAX_FLOOR and not (fits and value > 0):
+            raise MismatchError(
+                "ModelOpt's range does not fit the activations",
+                where=f"{module}, tensor {tensor}",
+                found=f"amax {value:g}",
+                expected=f"{'' if method == 'max' else 'at most '}{largest:g}",
+                hint="pip install 'star-edge[calibrate]' for the tested version",
+            )
+    # a tensor that is zero everywhere gets scale 1 from ModelOpt, which says nothing about it
+    return {tensor: value if amax[tensor] > AMAX_FLOOR else AMAX_FLOOR for tensor, value in found.values()}
+
+
+def check_quantised(found: Mapping[str, Quantised], modules: Sequence[str], maker: str) -> None:
+    """Raise MismatchError unless exactly these products are quantised."""
+    missing, surplus = sorted(set(modules) - found.keys()), sorted(found.keys() - set(modules))
+    if missing or surplus:
+        raise MismatchError(
+            f"{maker} quantised other nodes than asked for",
+            found=f"{len(found)} quantised; without Q/DQ: {', '.join(missing) or 'none'}; surplus: {', '.join(surplus) or 'none'}",
+            expected=f"Q/DQ on {len(modules)} products",
+            hint="pip install 'star-edge[calibrate]' for the tested version",
+        )
+
+
+def quantised_products(model: ModelProto) -> dict[str, Quantised]:
+    """Name of each MatMul both of whose inputs are dequantised -> its activation input."""
+    makers = {output: node for node in model.graph.node for output in node.output}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    found: dict[str, Quantised] = {}
+    for node in model.graph.node:
+        sources = [makers.get(name) for name in node.input]
+        if node.op_type == "MatMul" and all(source and source.op_type == "DequantizeLinear" for source in sources):
+            quantize = _quantize_of(sources[0], makers)
+            scale = float(numpy_helper.to_array(constants[quantize.input[1]]).item())
+            found[node.name] = Quantised(quantize.input[0], scale * 127)
+    return found
+
+
+def _quantize_of(dequantize: NodeProto | None, makers: Mapping[str, NodeProto]) -> NodeProto:
+    """The QuantizeLinear that feeds a DequantizeLinear."""
+    node = makers.get(dequantize.input[0]) if dequantize is not None else None
+    if node is None or node.op_type != "QuantizeLinear":
+        raise MismatchError("an activation is dequantised without having been quantised",
+                            where=dequantize.name if dequantize is not None else None)  # fmt: skip
+    return node
+
+
+def _quantise(
+    model: ModelProto, modules: Sequence[str], reader: ClipReader, method: Method, amax: Mapping[str, float]
+) -> ModelProto:
+    """ModelOpt's Q/DQ graph. Everything it writes stays in a folder that is removed."""
+    modelopt = import_modelopt()
+    with tempfile.TemporaryDirectory(prefix="star-edge-ptq-") as folder:
+        source, result = Path(folder) / "model.onnx", Path(folder) / "model.int8.onnx"
+        onnx.save(inliner.inline_local_functions(model), source)
+        with _quiet(), _fixed_histograms(amax):
+            modelopt.quantize(
+                str(source),
+                quantize_mode="int8",
+                calibration_method=method,
+                calibration_data_reader=reader.start(f"ModelOpt, {method}"),
+                calibration_eps=["cpu"],
+                op_types_to_quantize=["MatMul"],
+                nodes_to_quantize=[module.replace(".", r"\.") for module in modules],  # it takes regular expressions
+                disable_mha_qdq=True,
+                high_precision_dtype="fp32",
+                output_path=str(result),
+                log_level="CRITICAL",
+                enable_gemv_detection_for_trt=False,
+            )
+        return onnx.load(result)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep ModelOpt's prints and its log, which goes to stdout, out of ours."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _fixed_histograms(amax: Mapping[str, float]) -> Iterator[None]:
+    """Let ModelOpt's entropy calibrator count in histograms whose ranges are known beforehand.
+
+    Its own begin with 128 bins over the first clip and keep that bin width, so that the first clip all but decides the
+    range: with as many levels as bins the only cut inside the first clip's range is that range.
+    """
+    from modelopt.onnx.quantization import ort_patching
+
+    class FixedCollector:
+        """Stands in for onnxruntime's HistogramCollector, whose arguments it takes."""
+
+        def __init__(self, **_settings: object) -> None:
+            self.histograms = Histograms(amax)
+
+        def collect(self, arrays: Mapping[str, Sequence[np.ndarray]]) -> None:
+            for name in self.histograms.counts.keys() & arrays.keys():
+                for values in arrays[name]:
+                    self.histograms.add(name, values)
+
+        def compute_collection_result(self) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+            """Tensor -> lowest and highest value kept, counts, and edges of the bins."""
+            result = {}
+            for name, counts in self.histograms.counts.items():
+                value = np.array(self.histograms.entropy_range(name), dtype=np.float32)
+                result[name] = (-value, value, counts, np.linspace(0, value, BINS + 1, dtype=np.float32))
+            return result
+
+    original = ort_patching.HistogramCollector
+    ort_patching.HistogramCollector = FixedCollector
+    try:
+        yield
+    finally:
+        ort_patching.HistogramCollector = original
