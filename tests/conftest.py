@@ -145,3 +145,46 @@ def mean_model(weight: np.ndarray, bias: np.ndarray) -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     checker.check_model(model)
     return model.SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a two-layer STAR on ``nite15`` with random weights, statistics and gains; do not change it."""
+    import torch
+
+    from runtime.features import FeatureRecipe
+    from star_edge.models import build_model, model_config
+    from star_edge.skeletons import NITE15
+    from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, save_checkpoint
+
+    config = model_config("star-64", NITE15, channels=9, classes=5, dim=16, heads=4, layers=2, hidden=24)
+    generator = torch.Generator().manual_seed(0)
+    state = build_model(config).state_dict()
+    for name, tensor in state.items():
+        if tensor.is_floating_point():
+            values = torch.randn(tensor.shape, generator=generator)
+            positive = name.endswith("running_var") or ("norm" in name and name.endswith("weight"))
+            fan_in = tensor.shape[-1] if tensor.ndim > 1 else 4
+            state[name] = values.abs() * 0.2 + 0.8 if positive else values * fan_in**-0.5
+    path = tmp_path_factory.mktemp("random_checkpoint") / "random.pt"
+    checkpoint = Checkpoint(
+        model=ModelEntry("star-64", config),
+        state_dict=state,
+        skeleton=NITE15,
+        features=FeatureRecipe(),
+        class_names=tuple("abcde"),
+        data=DataEntry(source="unknown", name="random", split="none"),
+        metrics={"val_top1": 0.2, "note": "random"},
+    )
+    save_checkpoint(checkpoint, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported_bundle(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bundle exported from ``random_checkpoint`` in fp32 and fp16; do not change it."""
+    from star_edge.export import export_checkpoint
+
+    path = tmp_path_factory.mktemp("exported_bundle") / "random.star"
+    export_checkpoint(random_checkpoint, path, fp16=True)
+    return path

@@ -1,7 +1,7 @@
 """Function bodies of the ``Star*`` ops in standard ONNX ops: what an engine without our kernels runs.
 
 No Scatter, OneHot, NonZero, Loop or Einsum. Clips are told apart by comparison, never by data-dependent shapes: a segment mask
-float32 [B, F] is 1 where row f belongs to clip b.
+float32 [B, F] is 1 where row f belongs to clip b. A batch has at least one row (F >= 1); clips of it may be empty.
 
 Shapes that the configuration fixes (joints, heads, edges) are constants of the body. The nodes carry the same values as
 attributes, for plugins and custom kernels.
@@ -19,6 +19,7 @@ from onnx import FunctionProto, TensorProto, helper
 
 from exporters.onnx.nodes import FLOAT_TYPES, NodeList
 from runtime.errors import InputError
+from star_edge.ops.segmented_linear_attention import EPS
 
 if TYPE_CHECKING:
     from star_edge.models.star import StarConfig
@@ -31,7 +32,6 @@ POSITIONS, SPARSE, LINEAR, CONTEXT = (
     "StarContextAttention",
 )
 OPS = (POSITIONS, SPARSE, LINEAR, CONTEXT)
-EPS = 1e-6
 
 # Added to the score of a pair that is no edge; exp() of it is exactly 0 and, being finite, no engine meets inf - inf.
 NO_EDGE = -1e9
@@ -108,12 +108,16 @@ def _segmented_linear_attention(config: StarConfig, precision: str) -> FunctionP
     Rows are the innermost axis, so that every product is wide. With phi(k), phi(q) [V·h, B·e, F], zero outside their clip:
     U = v phi(k)^T [V·h, e, B·e], Z = row sums of phi(k) [V·h, 1, B·e], out = (U phi(q)) / (Z phi(q) + eps).
     One clip is the plain linear attention. B clips cost B times the work and 2·B·F·V·C floats (64 clips of 300 rows, STAR-64
-    and 25 joints: 16 GB), which is why engines of this body run clip by clip.
+    and 25 joints: 16 GB; 8 such clips 0.25 GB), which is why engines of this body run clip by clip.
+
+    Chosen by measurement (benchmarks/function_bodies.py and its result): with k v^T of every row written out and summed by one
+    product with the mask, ONNX Runtime needs six to eight times as long for one clip, and more than twice for eight packed.
+    Elu(u) + 1 is written max(u, 0) + exp(min(u, 0)): ONNX Runtime's Elu takes eight times as long as its Exp.
     """
     body = NodeList(LINEAR)
     joints, heads, width = config.joints, config.heads, config.dim // config.heads
     qkv = _float32(body, body.value("qkv"), precision)
-    mask = _segment_mask(body, qkv, body.value("cu_seqlens"))
+    mask = segment_mask(body, qkv, body.value("cu_seqlens"))
     mask = body.add("Unsqueeze", [mask, body.ints("channel_axis", [1])], "mask")  # [B, 1, F]
     flat = body.add("Reshape", [qkv, body.ints("flat_shape", [-1, joints * 3 * config.dim])], "rows_first")
     flat = body.add("Transpose", [flat], "rows_last", perm=[1, 0])
@@ -151,7 +155,7 @@ def _context_attention(config: StarConfig, precision: str) -> FunctionProto:
     body = NodeList(CONTEXT)
     cu = body.value("cu_seqlens")
     x = _float32(body, body.value("x"), precision)
-    mask = _segment_mask(body, x, cu)
+    mask = segment_mask(body, x, cu)
     wide = body.ints("wide_shape", [-1, config.joints * config.dim])
     deep = body.ints("deep_shape", [-1, config.joints, config.dim])
     flat = body.add("Reshape", [x, wide], "flat")  # [F, V·C]
@@ -184,7 +188,7 @@ def _rows_and_bounds(body: NodeList, x: str, cu_seqlens: str) -> tuple[str, str,
     return rows, starts, ends
 
 
-def _segment_mask(body: NodeList, x: str, cu_seqlens: str) -> str:
+def segment_mask(body: NodeList, x: str, cu_seqlens: str) -> str:
     """float32 [B, F]: 1 where row f belongs to clip b; rows behind the last clip belong to none."""
     rows, starts, ends = _rows_and_bounds(body, x, cu_seqlens)
     inside = body.add(

@@ -38,7 +38,7 @@ def build(model: ModelProto, frames: tuple[int, int, int] = FRAMES, clips: tuple
 
     words: list[str] = []
 
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 

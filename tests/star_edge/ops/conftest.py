@@ -57,3 +57,28 @@ def rounded() -> Callable[..., tuple[torch.Tensor, ...]]:
 def tolerance_of() -> Callable[[dict[str, float], str], float]:
     """The op's tolerance for a dtype; float64 must agree to rounding."""
     return lambda tolerances, name: 1e-11 if name == "float64" else tolerances[name]
+
+
+@pytest.fixture
+def run_body() -> Callable[..., torch.Tensor]:
+    """Run the ONNX function body of an op in ONNX Runtime: inputs by name, float ones in fp32 or fp16 as they come."""
+
+    def run(
+        op: str, joints: int, dim: int, heads: int = 1, edges: tuple[tuple[int, int], ...] = (), **inputs: object
+    ) -> torch.Tensor:
+        import onnx
+        import onnxruntime
+
+        from exporters.onnx.single_op import build_single_op
+        from star_edge.models.star import StarConfig
+
+        every = tuple((joint, joint) for joint in range(joints))
+        config = StarConfig(joints=joints, channels=3, classes=2, edges=edges or every, dim=dim, heads=heads)
+        arrays = {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+        precision = "fp16" if any(array.dtype == np.float16 for array in arrays.values()) else "fp32"
+        model = build_single_op(op, config, precision)
+        onnx.checker.check_model(model, full_check=True)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        return torch.from_numpy(session.run(None, arrays)[0])
+
+    return run

@@ -31,6 +31,13 @@ def test_packed(dtype, cu_seqlens, rounded, close, tolerance_of):
     close(out, naive(x.double().numpy(), weight.double().numpy(), cu_seqlens), tolerance_of(TOLERANCE, dtype))
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_onnx_body(dtype, cu_seqlens, rounded, close, run_body):
+    x, weight = rounded(dtype, *make_inputs(cu_seqlens[-1]))
+    out = run_body("StarContextAttention", JOINTS, DIM, x=x, weight=weight, cu_seqlens=cu_seqlens)
+    close(out, naive(x.double().numpy(), weight.double().numpy(), cu_seqlens), TOLERANCE[dtype])
+
+
 def test_pyg(cu_seqlens, rounded, close):
     pytest.importorskip("torch_scatter", reason="the [pyg] extra is not installed")
     from star_edge.ops.context_attention.pyg import context_attention as pyg

@@ -30,6 +30,13 @@ def test_packed(dtype, cu_seqlens, rounded, close, tolerance_of):
     close(out, naive(x.double().numpy(), cu_seqlens), tolerance_of(TOLERANCE, dtype))
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_onnx_body(dtype, cu_seqlens, rounded, close, run_body):
+    (x,) = rounded(dtype, make_x(cu_seqlens[-1]))
+    out = run_body("StarSegmentedPositions", JOINTS, x.shape[-1], x=x, cu_seqlens=cu_seqlens)
+    close(out, naive(x.double().numpy(), cu_seqlens), TOLERANCE[dtype])
+
+
 def test_pyg(cu_seqlens, rounded, close):
     pytest.importorskip("torch_scatter", reason="the [pyg] extra is not installed")
     from star_edge.ops.segmented_positions.pyg import segmented_positions as pyg

@@ -46,6 +46,13 @@ def test_packed(dtype, edges, frames, rounded, close, tolerance_of):
     close(out, naive(qkv.double().numpy(), edges, HEADS), tolerance_of(TOLERANCE, dtype))
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_onnx_body(dtype, edges, frames, rounded, close, run_body):
+    (qkv,) = rounded(dtype, make_qkv(frames))
+    out = run_body("StarSparseAttention", JOINTS, DIM, HEADS, edges, qkv=qkv)
+    close(out, naive(qkv.double().numpy(), edges, HEADS), TOLERANCE[dtype])
+
+
 def test_pyg(edges, frames, rounded, close):
     pytest.importorskip("torch_scatter", reason="the [pyg] extra is not installed")
     pytest.importorskip("torch_sparse", reason="the [pyg] extra is not installed")
