@@ -2,7 +2,8 @@
 
 A body is 25 joints moved by forward kinematics: bone lengths of the performer, joint angles of the action over time. The
 actions come in pairs that no single frame tells apart: the same poses in the other order (raise, lower; sit down, stand up;
-circle one way, the other) or the same movement by the other limb. Performers differ in size and tempo, cameras in view, and
+circle one way, the other), or share their timing and differ in the limb (wave a hand, swing a leg). None of them depends on
+left or right, so that mirroring keeps the class. Performers differ in size and tempo, cameras in view, and
 the sensor adds noise, guesses some joints, loses some, sometimes sees nobody, gives a person a new id, or finds one late.
 """
 
@@ -55,7 +56,7 @@ class _Pose:
     Attributes:
         forward: metres the pelvis has moved ahead.
         lean: torso forward. turn: whole body about the vertical.
-        flex, outward, swing: upper arm raised forward, raised sideways, and turned about the vertical towards the outside.
+        flex, outward: upper arm raised forward, and sideways.
         elbow, lift: forearm bent forward, and bent sideways towards the outside.
         hip, knee: thigh raised forward, knee bent.
     """
@@ -65,7 +66,6 @@ class _Pose:
     turn: np.ndarray
     flex: np.ndarray
     outward: np.ndarray
-    swing: np.ndarray
     elbow: np.ndarray
     lift: np.ndarray
     hip: np.ndarray
@@ -74,10 +74,21 @@ class _Pose:
     @classmethod
     def at_ease(cls, rng: np.random.Generator, frames: int) -> _Pose:
         """Standing with the small slow sway of a living person."""
-        one, two = (lambda size: _sway(rng, (frames,), size)), (lambda size: _sway(rng, (2, frames), size))
-        return cls(one(0.01), one(0.02) + rng.normal(0, 0.04), one(0.03), two(0.04) + rng.normal(0, 0.06, (2, 1)),
-                   two(0.03) + rng.uniform(0.05, 0.2, (2, 1)), two(0.03), two(0.05) + rng.uniform(0.05, 0.35, (2, 1)),
-                   np.zeros((2, frames)), two(0.01), np.abs(two(0.02)))  # fmt: skip
+
+        def sway(size: float, *limbs: int) -> np.ndarray:
+            return _sway(rng, (*limbs, frames), size)
+
+        return cls(
+            forward=sway(0.01),
+            lean=sway(0.02) + rng.normal(0, 0.04),
+            turn=sway(0.03),
+            flex=sway(0.04, 2) + rng.normal(0, 0.06, (2, 1)),
+            outward=sway(0.03, 2) + rng.uniform(0.05, 0.2, (2, 1)),
+            elbow=sway(0.05, 2) + rng.uniform(0.05, 0.35, (2, 1)),
+            lift=np.zeros((2, frames)),
+            hip=sway(0.01, 2),
+            knee=np.abs(sway(0.02, 2)),
+        )
 
 
 @dataclass(frozen=True)
@@ -119,13 +130,8 @@ def _slow_ramp(rng: np.random.Generator, frames: int) -> np.ndarray:
     return _ramp(rng, frames, (0.02, 0.25), (0.6, 0.95))
 
 
-def _turns(rng: np.random.Generator, frames: int, rate: float) -> np.ndarray:
-    """A phase that runs on at ``rate`` turns a second, at least one turn a clip, from a random start, [T]."""
-    turns = max(rate * frames / FPS, 1.2)
-    return 2 * np.pi * (rng.uniform() + turns * np.linspace(0, 1, frames))
-
-
-def _raise_arm(rng: np.random.Generator, pose: _Pose, who: _Performer, side: int, down: bool) -> None:
+def _raise_arm(rng: np.random.Generator, pose: _Pose, who: _Performer, down: bool) -> None:
+    side = int(rng.integers(2))
     share = _slow_ramp(rng, len(pose.lean))
     top = who.reach * rng.uniform(2.2, 2.8)
     sideways = rng.uniform(0, 0.5)
@@ -134,11 +140,26 @@ def _raise_arm(rng: np.random.Generator, pose: _Pose, who: _Performer, side: int
     pose.outward[side] += share * top * sideways
 
 
-def _wave(rng: np.random.Generator, pose: _Pose, who: _Performer, side: int) -> None:
-    frames = len(pose.lean)
-    up = _ramp(rng, frames, (0.0, 0.1), (0.15, 0.3)) * (1 - _ramp(rng, frames, (0.75, 0.85), (0.9, 1.0)))
-    pose.outward[side] += up * rng.uniform(1.0, 1.5)
-    pose.lift[side] += up * (1.4 + 0.5 * who.reach * np.sin(_turns(rng, frames, who.tempo * rng.uniform(1.2, 1.8))))
+def _swing(rng: np.random.Generator, frames: int, who: _Performer) -> tuple[np.ndarray, np.ndarray]:
+    """When a limb is held out, 0 to 1, and its swing to and fro, -1 to 1, both [T]: one timing for hand and leg."""
+    held = _ramp(rng, frames, (0.0, 0.1), (0.15, 0.3)) * (1 - _ramp(rng, frames, (0.75, 0.85), (0.9, 1.0)))
+    turns = max(who.tempo * rng.uniform(1.2, 1.8) * frames / FPS, 1.2)
+    return held, np.sin(2 * np.pi * (rng.uniform() + turns * np.linspace(0, 1, frames)))
+
+
+def _wave(rng: np.random.Generator, pose: _Pose, who: _Performer) -> None:
+    side = int(rng.integers(2))
+    held, swing = _swing(rng, len(pose.lean), who)
+    pose.outward[side] += held * rng.uniform(1.0, 1.5)
+    pose.lift[side] += held * (1.4 + 0.5 * who.reach * swing)
+
+
+def _swing_leg(rng: np.random.Generator, pose: _Pose, who: _Performer) -> None:
+    side = int(rng.integers(2))
+    held, swing = _swing(rng, len(pose.lean), who)
+    pose.hip[side] += held * (0.35 + 0.45 * who.reach * swing)
+    pose.knee[side] += held * 0.3 * (1 - swing)
+    pose.lean -= held * 0.08
 
 
 def _sit(rng: np.random.Generator, pose: _Pose, who: _Performer, up: bool) -> None:
@@ -152,12 +173,12 @@ def _sit(rng: np.random.Generator, pose: _Pose, who: _Performer, up: bool) -> No
 
 
 def _circle(rng: np.random.Generator, pose: _Pose, who: _Performer, direction: int) -> None:
-    frames = len(pose.lean)
-    up = _ramp(rng, frames, (0.0, 0.05), (0.08, 0.15)) * (1 - _ramp(rng, frames, (0.86, 0.92), (0.95, 1.0)))
-    angle = direction * _turns(rng, frames, who.tempo * rng.uniform(0.6, 0.9))
-    radius = 0.55 * who.reach * rng.uniform(0.85, 1.1)
-    pose.flex[RIGHT] += up * (1.45 + radius * np.cos(angle))
-    pose.swing[RIGHT] += up * radius * np.sin(angle)
+    """Whole turns of a stretched arm; direction 1 goes up in front and down behind."""
+    frames, side = len(pose.lean), int(rng.integers(2))
+    turns = max(1, round(who.tempo * rng.uniform(0.6, 0.9) * frames / FPS))
+    pose.flex[side] += direction * 2 * np.pi * turns * _ramp(rng, frames, (0.0, 0.08), (0.92, 1.0))
+    pose.outward[side] += rng.uniform(0.05, 0.25)
+    pose.elbow[side] *= 0.3
 
 
 def _walk(rng: np.random.Generator, pose: _Pose, who: _Performer, path: np.ndarray) -> None:
@@ -203,16 +224,16 @@ class _Action:
 
 
 _ACTIONS = (
-    _Action("raise right arm", lambda rng, pose, who: _raise_arm(rng, pose, who, RIGHT, down=False)),
-    _Action("lower right arm", lambda rng, pose, who: _raise_arm(rng, pose, who, RIGHT, down=True)),
-    _Action("wave left hand", lambda rng, pose, who: _wave(rng, pose, who, LEFT)),
-    _Action("wave right hand", lambda rng, pose, who: _wave(rng, pose, who, RIGHT)),
+    _Action("raise arm", lambda rng, pose, who: _raise_arm(rng, pose, who, down=False)),
+    _Action("lower arm", lambda rng, pose, who: _raise_arm(rng, pose, who, down=True)),
+    _Action("wave hand", _wave),
+    _Action("swing leg", _swing_leg),
     _Action("sit down", lambda rng, pose, who: _sit(rng, pose, who, up=False)),
     _Action("stand up", lambda rng, pose, who: _sit(rng, pose, who, up=True)),
     _Action("approach", together=_approach),
     _Action("push", together=_push),
-    _Action("circle clockwise", lambda rng, pose, who: _circle(rng, pose, who, 1)),
-    _Action("circle anticlockwise", lambda rng, pose, who: _circle(rng, pose, who, -1)),
+    _Action("circle arm backward", lambda rng, pose, who: _circle(rng, pose, who, 1)),
+    _Action("circle arm forward", lambda rng, pose, who: _circle(rng, pose, who, -1)),
 )
 CLASS_NAMES: tuple[str, ...] = tuple(action.name for action in _ACTIONS)
 
@@ -283,7 +304,7 @@ def generate_clip(
     Args:
         rng: everything random but the performer's body.
         label: class.
-        frames: length; else short-biased between 32 and 300, median about 55.
+        frames: length; else short-biased between 32 and 300, median about 48.
         performer: 1-based; a performer has the same body and tempo in every clip.
         camera: 1 in front, 2 and 3 at 45 degrees to either side.
         defects: lost and guessed joints, frames without a body, changing ids, late and passing bodies.
@@ -312,9 +333,9 @@ def generate_clip(
 
 
 def _draw_length(rng: np.random.Generator) -> int:
-    if rng.uniform() < 0.03:
+    if rng.uniform() < 0.02:
         return int(rng.integers(150, MAX_FRAMES + 1))
-    return int(min(MIN_FRAMES + rng.exponential(32), MAX_FRAMES))
+    return int(min(MIN_FRAMES + rng.exponential(22), MAX_FRAMES))
 
 
 def _turn(angle: np.ndarray) -> np.ndarray:
@@ -337,17 +358,17 @@ def _joints(pose: _Pose, who: _Performer, heading: float, place: np.ndarray) -> 
     pelvis = _rotation(heading + pose.turn, 1)
     segments = {"pelvis": pelvis, "torso": pelvis @ _rotation(-pose.lean, 0)}
     for side, sign in enumerate(_OUTWARD):
-        upper = segments["torso"] @ _rotation(-sign * pose.swing[side], 1) @ _rotation(sign * pose.outward[side], 2)
+        upper = segments["torso"] @ _rotation(sign * pose.outward[side], 2)
         segments[f"upper_arm{side}"] = upper = upper @ _rotation(pose.flex[side], 0)
         segments[f"forearm{side}"] = upper @ _rotation(sign * pose.lift[side], 2) @ _rotation(pose.elbow[side], 0)
         segments[f"thigh{side}"] = pelvis @ _rotation(pose.hip[side], 0)
         segments[f"shank{side}"] = pelvis @ _rotation(pose.hip[side] - pose.knee[side], 0)
     xyz = np.zeros((len(pose.lean), JOINTS, 3))
-    # the feet stay on the floor: the pelvis sinks and moves back as the legs bend
+    # a foot stays on the floor: the pelvis sinks and moves back as both legs bend
     below = _THIGH * np.cos(pose.hip) + _SHANK * np.cos(pose.hip - pose.knee)
     ahead = _THIGH * np.sin(pose.hip) + _SHANK * np.sin(pose.hip - pose.knee)
     xyz[:, 0, 1] = who.size * (who.legs * below.max(0) + _HIP_AND_FOOT)
-    forward = pose.forward - who.size * who.legs * ahead.mean(0)
+    forward = pose.forward - who.size * who.legs * np.clip(ahead, 0, None).min(0)
     xyz[:, 0] += place + forward[:, None] * (_turn(np.array(heading)) @ np.array([0.0, 0.0, -1.0]))
     for joint, parent, segment, offset in _BONES:
         length = who.size * (who.arms if joint in _ARM_JOINTS else who.legs if joint in _LEG_JOINTS else 1.0)
