@@ -25,6 +25,8 @@ REQUIREMENTS := pyproject.toml constraints.txt
 # one thread a process: tests run side by side, and results do not depend on the number of cores
 test test-all fuzz: export OMP_NUM_THREADS := 1
 export PYTHONHASHSEED := 0
+# an environment whose making was interrupted can be a plain link to the system's Python: never install there
+export PIP_REQUIRE_VIRTUALENV := 1
 
 .PHONY: help demo test lint format bench check test-all fuzz pyg tensorrt-rtx system clean
 
@@ -85,15 +87,16 @@ system:  ## check for a compiler and Python headers; as root on Debian or Ubuntu
 clean:  ## remove the virtual environment and caches; keeps star-edge-demo and runs
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
-# Stamps say what is installed. While pip is at work the environment's own stamp is gone: one that an interrupted
-# installation left behind, half old and half new, is made afresh instead of being trusted.
+# Stamps say what is installed. While pip is at work the environment's own stamp is set aside: an environment that an
+# interrupted installation left half old and half new is made afresh instead of being trusted.
 define install
 	@echo "Installing $(1) into $(VENV)"; \
 	trap 'exit 130' INT TERM; \
-	rm -f $(STAMPS)/venv; \
-	$(PIP) install $(if $(CI),--quiet) --constraint constraints.txt $(PIP_INSTALL_ARGS) $(1) \
-	  || { touch $(STAMPS)/venv; echo "pip could not install $(1); its message is above" >&2; exit 1; }; \
-	touch $(STAMPS)/venv $@
+	mv $(STAMPS)/venv $(STAMPS)/interrupted; \
+	result=0; $(PIP) install $(if $(CI),--quiet) --constraint constraints.txt $(PIP_INSTALL_ARGS) $(1) || result=1; \
+	mv $(STAMPS)/interrupted $(STAMPS)/venv; \
+	[ $$result -eq 0 ] || { echo "pip could not install $(1); its message is above" >&2; exit 1; }; \
+	touch $@
 endef
 
 $(STAMPS)/venv:
@@ -103,15 +106,15 @@ $(STAMPS)/venv:
 	  || { echo "star-edge needs Python 3.10 or newer, '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1); name another: make PYTHON=python3.12" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null \
 	  || { echo "'$(PYTHON)' cannot make virtual environments: apt-get install python3-venv" >&2; exit 1; }
-	@if [ -d $(STAMPS) ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	@if [ -e $(STAMPS)/interrupted ] || ! $(BIN)/python -c 'import pip, sys; sys.exit(sys.prefix == sys.base_prefix)' 2>/dev/null; then \
 	  echo "Creating $(VENV) with $$("$(PYTHON)" -V)"; "$(PYTHON)" -m venv --clear $(VENV); \
 	fi
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/demo: $(REQUIREMENTS) | $(STAMPS)/venv
+$(STAMPS)/demo: $(REQUIREMENTS) $(STAMPS)/venv
 	$(call install,--editable '.[train$(comma)calibrate]')
 
-$(STAMPS)/dev: $(REQUIREMENTS) | $(STAMPS)/venv
+$(STAMPS)/dev: $(REQUIREMENTS) $(STAMPS)/venv
 	$(call install,--editable '.[train$(comma)calibrate$(comma)dev]')
 
 $(STAMPS)/tensorrt-rtx: $(REQUIREMENTS) $(STAMPS)/dev
