@@ -36,7 +36,7 @@ def open_engine(
             expected=f"one of fp32, {', '.join(DTYPES)}",
             hint="--engine onnxruntime",
         )
-    return TorchEngine(bundle, precision, threads or torch.get_num_threads(), mode or "packed")
+    return TorchEngine(bundle, precision, torch.get_num_threads() if threads is None else threads, mode or "packed")
 
 
 def load_model(bundle: Bundle) -> Star:
