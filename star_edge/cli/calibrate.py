@@ -100,7 +100,7 @@ def command(bundle: Path | None, samples: int, method: str, data: Path | None, s
     clips = training_clips(dataset, scheme)
     checked = check_not_held_out(opened.manifest, dataset, clips)
     if not checked:
-        output.console.print("The recorded training data is not here: these clips could not be compared with its test clips.")
+        _say(output, "The recorded training data is not here: these clips could not be compared with its test clips.")
     chosen = clips[stratified(dataset.names[clips], dataset.labels[clips], dataset.lengths[clips], samples, output.seed)]
     _say_what_is_used(dataset, chosen, samples, scheme, output)
 
@@ -144,12 +144,13 @@ def _open_data(manifest: Manifest, data: Path | None, track: Any) -> tuple[Datas
 def _say_what_is_used(dataset: Dataset, chosen: np.ndarray, samples: int, scheme: str, output: Output) -> None:
     lengths, classes = dataset.lengths[chosen], len(set(dataset.labels[chosen].tolist()))
     if len(chosen) < samples:
-        output.console.print(f"Fewer clips than asked for: {len(chosen)} of {samples}, all that '{scheme}' has for training.")
+        _say(output, f"Fewer clips than asked for: {len(chosen)} of {samples}, all that split {scheme} has for training.")
     if classes < len(dataset.meta.class_names):
-        output.console.print(f"No training clip of {len(dataset.meta.class_names) - classes} classes.")
-    output.console.print(
+        _say(output, f"No training clip of {len(dataset.meta.class_names) - classes} classes.")
+    _say(
+        output,
         f"Calibrating with {len(chosen)} training clips of {dataset.meta.name}, split {scheme}: {classes} classes, "
-        f"{lengths.min()} to {lengths.max()} rows"
+        f"{lengths.min()} to {lengths.max()} rows",
     )
 
 
@@ -196,16 +197,22 @@ def _say_what_was_made(
     reasons: dict[str, list[str]] = {}
     for module, reason in int8.left_float.items():
         reasons.setdefault(reason, []).append(module.rpartition(".")[2])
-    print_ = output.console.print
-    print_(
+    _say(
+        output,
         f"{len(table.ranges)} ranges by {table.method} in {seconds:.0f} s; {len(int8.modules)} layers in INT8 over {int8.base}: "
-        f"{int8.qdq['QuantizeLinear']} QuantizeLinear, {int8.qdq['DequantizeLinear']} DequantizeLinear"
+        f"{int8.qdq['QuantizeLinear']} QuantizeLinear, {int8.qdq['DequantizeLinear']} DequantizeLinear",
     )
     for reason, modules in reasons.items():
-        print_(f"  stays {reason} ({len(modules)} x {'/'.join(sorted(set(modules)))})", soft_wrap=True)
-    print_(
+        _say(output, f"  {len(modules):>2} x {'/'.join(sorted(set(modules)))} stays {reason}")
+    _say(
+        output,
         f"On {agreement.clips} of these clips INT8 agrees with fp32 on {agreement.agreement:.1%}, logits within "
-        f"{agreement.relative_err:.2%} of the largest; information only, the gate is star-edge verify"
+        f"{agreement.relative_err:.2%} of the largest; information only, the gate is star-edge verify",
     )
     size = bundle.manifest.files["model.int8.onnx"].bytes / 1e6
-    print_(f"{bundle.path}: INT8 added, {size:.1f} MB. Next: star-edge verify {bundle.path}", soft_wrap=True)
+    _say(output, f"{bundle.path}: INT8 added, {size:.1f} MB; next: star-edge verify {bundle.path}")
+
+
+def _say(output: Output, text: str) -> None:
+    """One line for people: never wrapped, so that it can be searched, and no markup, because paths may hold brackets."""
+    output.console.print(text, soft_wrap=True, markup=False)
