@@ -14,8 +14,9 @@ from star_edge.bench.process import EngineProcess, WorkerError
 from star_edge.bench.protocol import Opened, Ran
 from star_edge.bench.report import BenchResult
 
-_MIN_CALLS, _MAX_CALLS = 20, 2000
-_WARM_UP_CALLS, _WARM_UP_SECONDS = 5, 0.5
+_MAX_CALLS = 2000
+_WARM_UP_CALLS, _WARM_UP_SECONDS = 5, 0.3
+_LONG_CALL_S = 0.2  # such a call hardly feels the caches and clocks it starts with
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,19 @@ class Plan:
 
     Attributes:
         rounds: turns of each contender per workload.
-        seconds: timed seconds of each contender per workload, of at least 20 and at most 2000 calls.
+        seconds: timed seconds of each contender per workload, of at least one call a round and at most 2000 calls.
         repeats: at least so many calls instead, the same in each turn; None: by ``seconds``.
         first_call_limit_s: longest first call, which may compile.
     """
 
     rounds: int = 5
-    seconds: float = 2.0
+    seconds: float = 1.0
     repeats: int | None = None
     first_call_limit_s: float = 180.0
 
     def calls_per_turn(self, call_s: float) -> int:
         """Timed calls in one turn of a contender whose call takes ``call_s``."""
-        calls = self.repeats or min(max(round(self.seconds / max(call_s, 1e-9)), _MIN_CALLS), _MAX_CALLS)
+        calls = self.repeats or min(max(round(self.seconds / max(call_s, 1e-9)), 1), _MAX_CALLS)
         return math.ceil(calls / self.rounds)
 
 
@@ -69,7 +70,7 @@ class Trial:
         self.peak_rss_mb: float | None = None
         self.max_abs_err = self.relative_err = 0.0
         self.ran = False
-        self._calls = 0
+        self._calls = self._untimed = 0
 
     @property
     def tolerance(self) -> float:
@@ -87,19 +88,20 @@ class Trial:
         if first is None:
             return None
         warm = self.contender.attempt(
-            lambda process: process.run(self.workload, untimed=1, timed=_WARM_UP_CALLS, seconds=_WARM_UP_SECONDS)
+            lambda process: process.run(self.workload, untimed=0, timed=_WARM_UP_CALLS, seconds=_WARM_UP_SECONDS)
         )
         if warm is None:
             return None
         self.ran, self.first_s = True, first.first_s
-        self._calls = self.plan.calls_per_turn(float(np.median(warm.times_s)))
+        call_s = float(np.median(warm.times_s))
+        self._calls, self._untimed = self.plan.calls_per_turn(call_s), int(call_s < _LONG_CALL_S)
         return np.array(warm.logits)
 
     def take_turn(self, reference: np.ndarray) -> None:
-        """One untimed call, then the timed ones of a turn; nothing once an answer was wrong."""
+        """An untimed call where calls are short, then the timed ones of a turn; nothing once an answer was wrong."""
         if not self.correct:
             return
-        ran = self.contender.attempt(lambda process: process.run(self.workload, untimed=1, timed=self._calls))
+        ran = self.contender.attempt(lambda process: process.run(self.workload, untimed=self._untimed, timed=self._calls))
         if ran is None:
             self.ran = False
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,13 +38,14 @@ class EngineProcess:
             stderr=self._errors,
             env=_environment(threads),
             bufsize=0,
+            start_new_session=True,  # torch.compile starts compilers and workers: they end with their group
         )
 
     def __enter__(self) -> EngineProcess:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._process.kill()
+        self._kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream is not None:
@@ -70,7 +72,7 @@ class EngineProcess:
             send(self._process.stdin.fileno(), request)
             reply = msgspec.msgpack.decode(receive(self._process.stdout.fileno(), limit_s), type=Reply)
         except TimeoutError:
-            self._process.kill()
+            self._kill()
             raise WorkerError(f"stopped: no answer within {limit_s:.0f} s") from None
         except (EOFError, BrokenPipeError):
             raise WorkerError(f"its process ended: {self._last_words()}") from None
@@ -78,6 +80,10 @@ class EngineProcess:
             raise WorkerError(reply.reason)
         assert isinstance(reply, kind)
         return reply
+
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _last_words(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):

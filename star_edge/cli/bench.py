@@ -26,8 +26,8 @@ _ENGINES = ("torch", "torch-pyg", "torch-compile", "onnxruntime")
 @click.option("--precision", type=click.Choice(["all", *PRECISIONS]), default="all", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of every engine; default: all usable cores.")
 @click.option("--device", type=click.Choice(["cpu"]), default="cpu", show_default=True)
-@click.option("--duration", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True,
-              help="Timed seconds of each engine and workload, of at least 20 calls.")  # fmt: skip
+@click.option("--duration", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+              help="Timed seconds of each engine and workload, of at least one call a round.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(min=1), help="Timed calls of each engine and workload, instead of --duration.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns each engine takes.")
 @click.option("--compile-limit", type=click.FloatRange(min=0, min_open=True), default=180.0, show_default=True,
@@ -82,21 +82,29 @@ def command(
 
 def show(report: BenchReport, output: Output) -> None:
     """One table a workload, the latency gate, and what the machine is."""
-    from rich.markup import escape
+    from rich import box
     from rich.table import Table
 
     limits = {limit.workload: limit for limit in report.limit}
     for workload in report.workloads:
+        rows = [row for row in report.results if row.workload == workload.name]
         table = Table(
             title=f"{workload.name}: {workload.clips} clip{'s' if workload.clips > 1 else ''}, {workload.frames} rows, "
-            f"{workload.macs / 1e9:.2f} GMAC, at least {limits[workload.name].floor_ms:.2f} ms in fp32"
+            f"{workload.macs / 1e9:.2f} GMAC, at least {limits[workload.name].floor_ms:.1f} ms in fp32",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            title_justify="left",
         )
-        for title in ("engine", "median ms", "p90", "p99", "clips/s", "x torch", "x pyg", "MB", "correct"):
-            table.add_column(title, justify="left" if title in ("engine", "correct") else "right")
-        for row in report.results:
-            if row.workload == workload.name:
-                table.add_row(*_cells(row), escape("yes" if row.correct else row.reason))
+        table.add_column("engine", no_wrap=True)
+        for title in ("median ms", "p90 ms", "p99 ms", "clips /s", "times torch", "times pyg", "peak MB"):
+            table.add_column(title, justify="right")
+        table.add_column("correct")
+        for row in rows:
+            table.add_row(*_cells(row))
         output.console.print(table)
+        for row in rows:
+            if row.reason:
+                output.console.print(f"{_name(row)}: {row.reason}", markup=False, soft_wrap=True)
     for gate in report.latency:
         output.console.print(f"{gate.engine} {gate.mode}, {gate.workload}: {gate.statement}")
     host = report.host
@@ -115,5 +123,6 @@ def _name(row: BenchResult) -> str:
 
 def _cells(row: BenchResult) -> list[str]:
     numbers = (row.median_ms, row.p90_ms, row.p99_ms, row.clips_per_s, row.faster_than_torch, row.faster_than_pyg)
-    cells = ["" if number is None else f"{number:.2f}" for number in numbers]
-    return [_name(row), *cells, "" if row.peak_rss_mb is None else f"{row.peak_rss_mb:.0f}"]
+    cells = ["" if number is None else f"{number:.2f}" if number < 100 else f"{number:.0f}" for number in numbers]
+    memory = "" if row.peak_rss_mb is None else f"{row.peak_rss_mb:.0f}"
+    return [_name(row), *cells, memory, {True: "yes", False: "NO", None: "not run"}[row.correct]]

@@ -91,7 +91,7 @@ def show(report: VerifyReport, output: Output) -> None:
         error = "not finite" if result.max_abs_err is None else f"{result.max_abs_err:.2e} ({result.relative_err:.1e})"
         gates.add_row(
             _name(result),
-            result.compute,
+            "rounded to " + result.precision if result.engine == "torch" and result.precision != "fp32" else result.compute,
             f"{result.top1:.2%}",
             f"{result.reference_top1:.2%}",
             f"{result.agreement:.2%} ({low:.1%}-{high:.1%})",

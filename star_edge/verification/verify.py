@@ -52,7 +52,7 @@ def verify_bundle(
         split: scheme; default: the one the model was trained under, else the dataset's own default.
         part: ``test``, ``val`` or ``train``.
         engine: engine under test.
-        precisions: default: all the bundle has.
+        precisions: default: all the bundle has and the engine computes.
         samples: at most so many clips, drawn with ``seed``.
         threads: threads of one call.
         track: wraps the iteration for a progress bar.
@@ -69,7 +69,7 @@ def verify_bundle(
     scheme = split or (manifest.source.split if manifest.source.split in data.meta.splits else data.meta.default_split)
     chosen, available = _choose(data, scheme, part, samples, seed)
     reference = open_engine(bundle, REFERENCE, precision="fp32", threads=threads)
-    contenders = _contenders(bundle, engine, precisions or manifest.precisions, threads)
+    contenders = _contenders(bundle, engine, precisions or _precisions(manifest, engine), threads)
     expected, *answers = _logits([reference, *contenders], data, chosen, manifest, track)
     results = tuple(
         _judge(contender, logits, expected, data.labels[chosen], data.lengths[chosen], f"{scheme}/{part}")
@@ -164,6 +164,11 @@ def _choose(data: Dataset, scheme: str, part: str, samples: int | None, seed: in
     if samples is None or samples >= len(indices):
         return indices, len(indices)
     return np.sort(np.random.default_rng(seed).choice(indices, samples, replace=False)), len(indices)
+
+
+def _precisions(manifest: Manifest, engine: str) -> tuple[str, ...]:
+    """What there is to verify: the ``torch`` engine computes the fp32 weights, rounded or not, and has no int8."""
+    return tuple(precision for precision in manifest.precisions if engine != REFERENCE or precision != "int8")
 
 
 def _contenders(bundle: Bundle, engine: str, precisions: Sequence[str], threads: int | None) -> list[Engine]:

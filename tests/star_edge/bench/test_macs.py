@@ -1,0 +1,59 @@
+"""MAC counts against the paper's model as it was measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from star_edge.bench.macs import gate_macs, head_macs, linear_macs, macs, spatial_macs, temporal_macs
+from star_edge.models import model_config
+from star_edge.skeletons import get_skeleton
+
+
+def config(name: str, **options: object):
+    return model_config(name, get_skeleton("ntu25"), 9, 60, **options)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("star-64", 5.134), ("star-128", 20.49)])
+def test_linear_macs_of_a_row(name, millions):
+    assert linear_macs(config(name)) / 1e6 == pytest.approx(millions, rel=1e-3)
+
+
+def test_linear_macs_of_300_rows():
+    assert 300 * linear_macs(config("star-64")) / 1e9 == pytest.approx(1.54, abs=0.005)
+
+
+def test_attention_adds_about_five_percent_and_its_full_form_is_625_of_187_pairs():
+    sparse, full = config("star-64"), config("star-64", attention="full")
+    attention = spatial_macs(sparse) + temporal_macs(sparse)
+    assert attention / linear_macs(sparse) == pytest.approx(0.05, abs=0.005)
+    assert spatial_macs(full) * 187 == spatial_macs(sparse) * 625
+
+
+def test_counts_follow_the_shapes():
+    star = config("star-64")
+    assert spatial_macs(star) == 5 * 187 * 2 * 64
+    assert temporal_macs(star) == 5 * 25 * 8 * (2 * 8 * 8 + 8)
+    assert head_macs(star) == 25 * 64 * 64 + 25 * 64 * 128 + 128 * 60
+
+
+def test_a_batch_is_the_sum_of_its_clips():
+    star = config("star-64")
+    assert macs(star, [32, 300]) == macs(star, [32]) + macs(star, [300])
+    per_row = linear_macs(star) + spatial_macs(star) + temporal_macs(star) + gate_macs(star)
+    assert macs(star, [0]) == head_macs(star)
+    assert macs(star, [7]) - macs(star, [6]) == per_row
+
+
+def test_torch_counts_the_same_linear_work():
+    torch = pytest.importorskip("torch")
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from star_edge.models import build_model
+
+    star = config("star-64")
+    model = build_model(star).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.randn(20, 25, 9), torch.tensor([0, 20], dtype=torch.int32))
+    dense = counter.get_total_flops() // 2  # the packed form: 625 pairs, and U with the column of ones
+    expected = 20 * (linear_macs(star) + 5 * 625 * 2 * 64 + 5 * 25 * 8 * (2 * 8 * 9)) + head_macs(star)
+    assert dense == pytest.approx(expected, rel=0.01)
