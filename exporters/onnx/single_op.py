@@ -23,16 +23,18 @@ def build_single_op(op: str, config: StarConfig, precision: str = "fp32", body: 
     if body is None:
         body = next(function for function in make_functions(config, precision) if function.name == op)
     element, dim, joints = FLOAT_TYPES[precision], config.dim, config.joints
-    x, qkv = ("x", element, ["frames", joints, dim]), ("qkv", element, ["frames", joints, 3 * dim])
-    cu_seqlens, weight = ("cu_seqlens", TensorProto.INT32, ["clips_plus_1"]), ("weight", element, [dim, dim])
+    x = helper.make_tensor_value_info("x", element, ["frames", joints, dim])
+    qkv = helper.make_tensor_value_info("qkv", element, ["frames", joints, 3 * dim])
+    weight = helper.make_tensor_value_info("weight", element, [dim, dim])
+    cu_seqlens = helper.make_tensor_value_info("cu_seqlens", TensorProto.INT32, ["clips_plus_1"])
     inputs = {POSITIONS: [x, cu_seqlens], SPARSE: [qkv], LINEAR: [qkv, cu_seqlens], CONTEXT: [x, weight, cu_seqlens]}[op]
-    node = helper.make_node(op, [name for name, _, _ in inputs], ["out"], name=op, domain=DOMAIN, **attributes(op, config))
+    node = helper.make_node(op, [value.name for value in inputs], ["out"], name=op, domain=DOMAIN, **attributes(op, config))
     rows = "clips" if op == CONTEXT else "frames"
     return helper.make_model(
         helper.make_graph(
             [node],
             op,
-            [helper.make_tensor_value_info(*value) for value in inputs],
+            inputs,
             [helper.make_tensor_value_info("out", element, [rows, joints, dim])],
         ),
         functions=[body],
