@@ -135,22 +135,22 @@ class NtuSource:
         columns = [(n.setup, n.camera, n.performer, n.action) for n in parsed]
         self._setups, self._cameras, self.subjects, self._actions = np.array(columns, dtype=np.int64).reshape(-1, 4).T
         self.labels = self._actions - 1
+        self._sixty = splits.is_ntu60(self._actions, self._setups)
         self.info = self._describe(folder, layout, description)
 
     def _describe(self, folder: Path, layout: Skeleton, description: FolderDescription | None) -> SetInfo:
         source = str(folder.resolve())
         if description:
             return SetInfo(description.name, source, description.terms, layout, description.class_names, description.fps)
-        sixty = splits.is_ntu60(self._actions, self._setups)
         terms = "NTU RGB+D, ROSE Lab, NTU Singapore: non-commercial academic research on request; redistribution restricted"
-        classes = NTU_ACTIONS[: splits.NTU60_ACTIONS] if sixty else NTU_ACTIONS
-        return SetInfo("ntu60" if sixty else "ntu120", source, terms, layout, classes, 30.0)
+        classes = NTU_ACTIONS[: splits.NTU60_ACTIONS] if self._sixty else NTU_ACTIONS
+        return SetInfo("ntu60" if self._sixty else "ntu120", source, terms, layout, classes, 30.0)
 
     def read(self, entries: Sequence[int], workers: int) -> Iterator[Recording | Problem]:
         return _map_files(_read_file, [self._files[entry] for entry in entries], workers)
 
     def splits(self, kept: np.ndarray) -> dict[str, splits.Split]:
-        return splits.ntu_splits(self._setups[kept], self._cameras[kept], self.subjects[kept], self._actions[kept])
+        return splits.ntu_splits(self._setups[kept], self._cameras[kept], self.subjects[kept], sixty=self._sixty)
 
 
 class NpzSource:

@@ -62,9 +62,8 @@ def is_ntu60(actions: np.ndarray, setups: np.ndarray) -> bool:
     return bool((actions <= NTU60_ACTIONS).all() and (setups <= NTU60_SETUPS).all())
 
 
-def ntu_splits(setups: np.ndarray, cameras: np.ndarray, performers: np.ndarray, actions: np.ndarray) -> dict[str, Split]:
-    """Cross-subject, cross-view and cross-set-up splits of NTU RGB+D 60 or 120; all arguments int [N], 1-based."""
-    sixty = is_ntu60(actions, setups)
+def ntu_splits(setups: np.ndarray, cameras: np.ndarray, performers: np.ndarray, *, sixty: bool) -> dict[str, Split]:
+    """Cross-subject, cross-view and cross-set-up splits of NTU RGB+D 60 (``sixty``) or 120; arrays int [N], 1-based."""
     training = np.isin(performers, NTU60_TRAIN_SUBJECTS if sixty else NTU120_TRAIN_SUBJECTS)
     name, count = ("NTU-60", len(NTU60_TRAIN_SUBJECTS)) if sixty else ("NTU-120", len(NTU120_TRAIN_SUBJECTS))
     views, even = np.isin(cameras, (2, 3)), setups % 2 == 0
