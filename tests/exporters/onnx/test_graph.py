@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import torch
 from onnx import ModelProto, TensorProto, inliner, numpy_helper
 
 from exporters.onnx.functions import DOMAIN, OPS
@@ -18,9 +20,12 @@ from runtime.clip import pack_clips
 from runtime.errors import InputError, MismatchError
 from runtime.features import FeatureRecipe, compute_features
 from runtime.tolerances import TOLERANCES, relative_error
-from star_edge.models import naive
+from star_edge.export import torch_forward
+from star_edge.models import build_model as build_initialised
+from star_edge.models import model_config, naive
+from star_edge.models.rounded import RoundedStar
 from star_edge.models.star import StarConfig
-from star_edge.skeletons import NITE15
+from star_edge.skeletons import NITE15, NTU25
 from star_edge.training.checkpoint import build_from_checkpoint, load_checkpoint
 
 VARIANTS = [("fp32", "fp32"), ("fp16", "fp16"), ("int8", "fp32"), ("int8", "fp16")]
@@ -37,8 +42,14 @@ def parts(random_checkpoint: Path) -> tuple[StarConfig, dict[str, np.ndarray]]:
 @pytest.fixture(scope="module")
 def golden() -> tuple[np.ndarray, np.ndarray]:
     """Features and cu_seqlens of the golden clips."""
-    joints, cu_seqlens, person_lengths = pack_clips([clip for clip in golden_clips(NITE15) if clip.name != "longest"])
+    joints, cu_seqlens, person_lengths = pack_clips(golden_clips(NITE15))
     return compute_features(joints, person_lengths, NITE15, FeatureRecipe()), cu_seqlens
+
+
+@pytest.fixture(scope="module")
+def reference(parts, golden) -> np.ndarray:
+    """Logits of the naive float64 model on the golden clips."""
+    return naive.star(*parts, *golden)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +60,6 @@ def ranges(parts, golden) -> dict[str, float]:
     table = recorded_tensors(config)
     for name in sorted(set(table.values())):
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    import onnxruntime
-
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     values = dict(zip(names, session.run(names, dict(zip(("features", "cu_seqlens"), golden, strict=True))), strict=True))
@@ -115,20 +124,38 @@ def test_bytes_are_deterministic(parts, ranges, variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=IDS)
-def test_answers_equal_the_naive_reference(parts, ranges, golden, variant):
-    config, weights = parts
-    reference = naive.star(config, weights, *golden)
+def test_answers_equal_the_naive_reference(parts, ranges, golden, reference, variant):
     logits = onnx_forward(build(parts, ranges, variant).SerializeToString(), threads=1)(*golden)
     assert relative_error(logits, reference) <= TOLERANCES[variant[0]]
 
 
-def test_torch_equals_the_naive_reference(parts, golden, random_checkpoint):
-    import torch
-
+def test_torch_equals_the_naive_reference(golden, reference, random_checkpoint):
     model = build_from_checkpoint(load_checkpoint(random_checkpoint))
     with torch.no_grad():
         logits = model(*(torch.from_numpy(array) for array in golden)).numpy()
-    assert relative_error(logits, naive.star(*parts, *golden)) <= TOLERANCES["fp32"]
+    assert relative_error(logits, reference) <= TOLERANCES["fp32"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["star-64", "star-128"])
+def test_full_size_models_equal_the_naive_reference(name):
+    """The published shapes, on every golden clip: torch, the rounding reference and ONNX Runtime, float precisions."""
+    torch.manual_seed(0)
+    config = model_config(name, NTU25, channels=9, classes=60)
+    model = build_initialised(config).eval()
+    weights = {path: tensor.numpy() for path, tensor in model.state_dict().items()}
+    joints, cu_seqlens, person_lengths = pack_clips(golden_clips(NTU25))
+    inputs = compute_features(joints, person_lengths, NTU25, FeatureRecipe()), cu_seqlens
+    reference = naive.star(config, weights, *inputs)
+    engines = {
+        ("torch", "fp32"): torch_forward(model),
+        ("torch", "fp16"): torch_forward(RoundedStar(model, "fp16")),
+        ("torch", "bf16"): torch_forward(RoundedStar(model, "bf16")),
+        ("onnxruntime", "fp32"): onnx_forward(build_model(config, weights).SerializeToString(), threads=1),
+        ("onnxruntime", "fp16"): onnx_forward(build_model(config, weights, "fp16").SerializeToString(), threads=1),
+    }
+    errors = {key: relative_error(forward(*inputs), reference) for key, forward in engines.items()}
+    assert {key: error for key, error in errors.items() if error > TOLERANCES[key[1]]} == {}
 
 
 @pytest.mark.parametrize("base", ["fp32", "fp16"])
