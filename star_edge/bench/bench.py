@@ -78,7 +78,7 @@ def bench_bundle(
     entries = _entries(bundle, chosen)
     report = BenchReport(
         star_edge_version=__version__,
-        bundle=str(bundle.path),
+        bundle=bundle.path.resolve().name,
         bundle_id=bundle.manifest.bundle_id,
         host=host,
         device="cpu",

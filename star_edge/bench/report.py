@@ -101,6 +101,7 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     """What ``star-edge bench`` measured.
 
     Attributes:
+        bundle, bundle_id: name and identity of the bundle it was made from.
         threads: threads of every engine.
         rounds: turns each engine had per workload; all engines take a turn before the next round.
     """

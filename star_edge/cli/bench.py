@@ -96,9 +96,9 @@ def show(report: BenchReport, output: Output) -> None:
             title_justify="left",
         )
         table.add_column("engine", no_wrap=True)
-        for title in ("median ms", "p90 ms", "p99 ms", "clips /s", "times torch", "times pyg", "peak MB"):
-            table.add_column(title, justify="right")
-        table.add_column("correct")
+        for title in ("median\nms", "p90\nms", "p99\nms", "clips\n/s", "times\ntorch", "times\npyg", "peak\nMB"):
+            table.add_column(title, justify="right", no_wrap=True)
+        table.add_column("ok")
         for row in rows:
             table.add_row(*_cells(row))
         output.console.print(table)
@@ -106,7 +106,7 @@ def show(report: BenchReport, output: Output) -> None:
             if row.reason:
                 output.console.print(f"{_name(row)}: {row.reason}", markup=False, soft_wrap=True)
     for gate in report.latency:
-        output.console.print(f"{gate.engine} {gate.mode}, {gate.workload}: {gate.statement}")
+        output.console.print(f"{gate.engine} {gate.mode}, {gate.workload}: {gate.statement}", soft_wrap=True)
     host = report.host
     clocks = {True: "locked", False: "not locked", None: "not told by this machine"}[host.clocks_locked]
     output.console.print(
@@ -122,7 +122,13 @@ def _name(row: BenchResult) -> str:
 
 
 def _cells(row: BenchResult) -> list[str]:
-    numbers = (row.median_ms, row.p90_ms, row.p99_ms, row.clips_per_s, row.faster_than_torch, row.faster_than_pyg)
-    cells = ["" if number is None else f"{number:.2f}" if number < 100 else f"{number:.0f}" for number in numbers]
-    memory = "" if row.peak_rss_mb is None else f"{row.peak_rss_mb:.0f}"
-    return [_name(row), *cells, memory, {True: "yes", False: "NO", None: "not run"}[row.correct]]
+    speed = (row.median_ms, row.p90_ms, row.p99_ms, row.clips_per_s, row.faster_than_torch, row.faster_than_pyg)
+    cells = [_three_digits(number) for number in (*speed, row.peak_rss_mb)]
+    return [_name(row), *cells, {True: "yes", False: "NO", None: "not run"}[row.correct]]
+
+
+def _three_digits(number: float | None) -> str:
+    """At least three digits: 1.23, 12.3, 123, 1234."""
+    if number is None:
+        return ""
+    return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f}"

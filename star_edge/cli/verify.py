@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -81,32 +81,43 @@ def command(
 
 def show(report: VerifyReport, output: Output) -> None:
     """Two tables: the gates, and the agreement by clip length."""
+    from rich import box
     from rich.table import Table
 
-    gates = Table(title=f"{report.split}, part {report.part}: {report.samples} clips against {report.reference}")
-    for title in ("engine", "computed in", "top-1", "reference", "agreement (95 %)", "lost", "gained", "max |error|", "gate"):
-        gates.add_column(title)
+    style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "title_justify": "left"}
+    gates = Table(title=f"{report.split}, part {report.part}: {report.samples} clips against {report.reference}", **style)
+    gates.add_column("engine", no_wrap=True)
+    for title in ("top-1", "of fp32", "agreement\n95 %", "lost", "gained", "relative error"):
+        gates.add_column(title, justify="right")
+    gates.add_column("gate")
     for result in report.results:
         low, high = result.agreement_interval
-        error = "not finite" if result.max_abs_err is None else f"{result.max_abs_err:.2e} ({result.relative_err:.1e})"
         gates.add_row(
             _name(result),
-            "rounded to " + result.precision if result.engine == "torch" and result.precision != "fp32" else result.compute,
             f"{result.top1:.2%}",
             f"{result.reference_top1:.2%}",
-            f"{result.agreement:.2%} ({low:.1%}-{high:.1%})",
+            f"{result.agreement:.2%}\n{100 * low:.1f}-{100 * high:.1f}",
             str(result.lost),
             str(result.gained),
-            error,
-            ("passed" if result.passed else "MISSED") + ("" if result.decides else ", not decisive"),
+            "not finite" if result.relative_err is None else f"{result.relative_err:.1e}",
+            "passed" if result.passed else "MISSED",
         )
     output.console.print(gates)
-    lengths = Table("engine", *(f"{bucket.frames} rows" for bucket in report.results[0].buckets), title="agreement by length")
+    lengths = Table(title="agreement by clip length", **style)
+    lengths.add_column("engine", no_wrap=True)
+    for bucket in report.results[0].buckets:
+        lengths.add_column(f"{bucket.frames} rows")
     for result in report.results:
-        lengths.add_row(
-            _name(result), *(f"{bucket.agreement:.1%} of {bucket.samples}, {bucket.verdict}" for bucket in result.buckets)
-        )
+        cells = (f"{bucket.agreement:.1%} of {bucket.samples}\n{bucket.verdict}" for bucket in result.buckets)
+        lengths.add_row(_name(result), *cells)
     output.console.print(lengths)
+    for result in report.results:
+        if not result.decides:
+            output.console.print(
+                f"{_name(result)} is computed in {result.compute} here: what {result.precision} arithmetic does is decided by "
+                f"torch {result.precision}, which rounds every tensor to it.",
+                soft_wrap=True,
+            )
     if report.part == "train":
         output.console.print("These clips were trained on: their accuracy says nothing about new ones.")
 

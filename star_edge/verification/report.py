@@ -81,7 +81,7 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     """What ``star-edge verify`` measured.
 
     Attributes:
-        bundle, bundle_id: the bundle it was made from.
+        bundle, bundle_id: name and identity of the bundle it was made from.
         data, data_sha256: dataset and the hash of its clips.
         split, part: scheme, and ``test``, ``val`` or ``train``.
         samples: clips used of ``available``; ``seed`` chose them when they are fewer.

@@ -77,7 +77,7 @@ def verify_bundle(
     )
     report = VerifyReport(
         star_edge_version=__version__,
-        bundle=str(bundle.path),
+        bundle=bundle.path.resolve().name,
         bundle_id=manifest.bundle_id,
         data=str(data.path or data.meta.source),
         data_sha256=data.meta.sha256,
