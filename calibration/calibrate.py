@@ -1,76 +1,109 @@
-"""From clips to ranges to the INT8 model of a bundle. ``calibration.json`` is the only source of its ranges."""
+"""Calibrate a bundle: training clips to ranges, ranges to the INT8 model, both into the bundle in one step."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 import onnx
 from onnx import ModelProto
 
 from calibration import ptq
-from calibration.ranges import AMAX_FLOOR, Method, entropy_ranges, largest_magnitudes, open_session
-from exporters.onnx.graph import build_model, node_precisions, quantised_modules, recorded_tensors
+from calibration.int8 import Int8Model, compare, make_int8_model, model_config
+from calibration.ranges import AMAX_FLOOR, Method, entropy_ranges, largest_magnitudes
+from calibration.reader import ClipReader, Track
+from calibration.report import CalibrateReport
+from calibration.selection import check_not_held_out, open_training_data, stratified, training_clips
+from exporters.onnx.graph import node_precisions, quantised_modules, recorded_tensors
 from runtime.bundle import Bundle, BundleWriter
 from runtime.calibration_table import CalibrationTable
-from runtime.errors import InputError, MismatchError
 from runtime.manifest import CALIBRATION, WEIGHTS, model_file
-from runtime.tolerances import relative_error
+from star_edge.verification.verify import check_data
 
 if TYPE_CHECKING:
-    from calibration.reader import ClipReader
     from star_edge.models.star import StarConfig
 
-Base = Literal["fp32", "fp16"]
-
-# why a module outside the quantised ones keeps its float type, by the last part of its path
-FLOAT_REASONS = {
-    "input_norm": "float32 normalisation of raw joints",
-    "embedding": "a few channels wide: nothing to gain, and every later layer sees its error",
-    "positions": "an addition",
-    "attention": "softmax, or sums over frames: float32 inside",
-    "norm1": "float32 island",
-    "norm2": "float32 island",
-    "context": "means over frames and a gate: float32 inside",
-}
+_COMPARED = 64  # clips on which fp32 and INT8 are set side by side
 
 
-class Agreement(msgspec.Struct, frozen=True):
-    """INT8 beside fp32 on calibration clips: information, not a gate, because these clips chose the ranges.
+def calibrate_bundle(
+    bundle: Bundle | str | Path,
+    data: str | Path | None = None,
+    *,
+    samples: int = 512,
+    method: Method = "entropy",
+    split: str | None = None,
+    seed: int = 0,
+    track: Track | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> CalibrateReport:
+    """Add ``calibration.json`` and ``model.int8.onnx`` to a bundle; until the last step the old one is whole.
 
-    Attributes:
-        clips: compared.
-        agreement: share of them with the same class.
-        max_abs_err: largest difference of a logit.
-        relative_err: the same relative to the largest logit.
+    Args:
+        bundle: an opened bundle or its folder.
+        data: a dataset; default: the training source recorded in the bundle.
+        samples: training clips wanted; with fewer at hand all are used, which is said and recorded.
+        method: how a range is taken.
+        split: scheme whose part ``train`` is used; default: the recorded one.
+        seed: of the choice of clips.
+        track: wraps each pass over the clips for a progress bar.
+        say: takes what people should know while it runs.
+
+    Raises InputError (no data, no training clips, clips that are held out, a value that is not finite), MismatchError
+    (data of another skeleton or other classes, changed data, a surprise from ModelOpt), MissingDependencyError.
     """
-
-    clips: int
-    agreement: float
-    max_abs_err: float
-    relative_err: float
-
-
-@dataclass(frozen=True)
-class Int8Model:
-    """A quantised model before it is put into the bundle.
-
-    Attributes:
-        data: the ONNX file.
-        base: float type around the Q/DQ pairs.
-        modules: quantised modules.
-        qdq: number of QuantizeLinear and of DequantizeLinear nodes.
-        left_float: module -> why it stays float.
-    """
-
-    data: bytes
-    base: Base
-    modules: tuple[str, ...]
-    qdq: dict[str, int]
-    left_float: dict[str, str]
+    started = time.monotonic()
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    manifest = bundle.manifest
+    ptq.import_modelopt()  # said before the work, not after it
+    dataset, source = open_training_data(manifest, data, track)
+    check_data(dataset, manifest)
+    scheme = split or manifest.source.split or dataset.meta.default_split
+    clips = training_clips(dataset, scheme)
+    checked = check_not_held_out(manifest, dataset, clips)
+    if not checked:
+        say("The recorded training data is not here: these clips could not be compared with its test clips.")
+    chosen = clips[stratified(dataset.names[clips], dataset.labels[clips], dataset.lengths[clips], samples, seed)]
+    labels, lengths = dataset.labels[chosen].tolist(), dataset.lengths[chosen]
+    classes = {name: labels.count(label) for label, name in enumerate(dataset.meta.class_names)}
+    if len(chosen) < samples:
+        say(f"Fewer clips than asked for: {len(chosen)} of {samples}, all that split {scheme} has for training.")
+    if not all(classes.values()):
+        say(f"No clip of the classes {', '.join(name for name, count in classes.items() if not count)}.")
+    say(
+        f"Calibrating with {len(chosen)} training clips of {dataset.meta.name}, split {scheme}, "
+        f"{lengths.min()} to {lengths.max()} rows"
+    )
+    table = make_table(bundle, ClipReader(dataset, chosen, manifest.features, track), method, samples)
+    int8 = make_int8_model(bundle, table)
+    compared = chosen[:: max(1, len(chosen) // _COMPARED)][:_COMPARED]
+    agreement = compare(bundle, int8, ClipReader(dataset, compared, manifest.features, track))
+    calibrated = commit(bundle, table, int8)
+    return CalibrateReport(
+        bundle=str(calibrated.path),
+        bundle_id=calibrated.manifest.bundle_id,
+        data=source,
+        split=scheme,
+        method=method,
+        samples=table.samples,
+        requested_samples=table.requested_samples,
+        classes=classes,
+        shortest=int(lengths.min()),
+        longest=int(lengths.max()),
+        held_out_checked=checked,
+        weights_sha256=table.weights_sha256,
+        ranges=len(table.ranges),
+        base=int8.base,
+        quantised=int8.modules,
+        left_float=int8.left_float,
+        qdq=int8.qdq,
+        agreement=agreement,
+        files={name: calibrated.manifest.files[name].bytes for name in (CALIBRATION, model_file("int8"))},
+        seconds=round(time.monotonic() - started, 3),
+    )
 
 
 def collect_ranges(model: ModelProto, config: StarConfig, reader: ClipReader, method: Method) -> dict[str, float]:
@@ -103,61 +136,6 @@ def make_table(bundle: Bundle, reader: ClipReader, method: Method, requested: in
     ).check(where=CALIBRATION)
 
 
-def make_int8_model(bundle: Bundle, table: CalibrationTable) -> Int8Model:
-    """Build the INT8 model from the table over the float type of the bundle's default precision.
-
-    Raises MismatchError when the table belongs to other weights, or Q/DQ is not exactly on the modules to quantise.
-    """
-    from safetensors.numpy import load
-
-    table.check_weights(bundle.manifest.files[WEIGHTS].sha256, where=CALIBRATION)
-    config = model_config(bundle)
-    base: Base = "fp16" if bundle.manifest.default_precision == "fp16" else "fp32"
-    model = build_model(config, load(bundle.read(WEIGHTS)), "int8", table.ranges, base)
-    modules = quantised_modules(config)
-    ptq.check_quantised(ptq.quantised_products(model), modules, "The exporter")
-    operators = Counter(node.op_type for node in model.graph.node)
-    qdq = {name: operators[name] for name in ("QuantizeLinear", "DequantizeLinear")}
-    expected = {"QuantizeLinear": len(modules), "DequantizeLinear": 2 * len(modules)}
-    if qdq != expected:
-        raise MismatchError("the INT8 graph has other Q/DQ nodes than its modules need", found=qdq, expected=expected)
-    precisions = node_precisions(config, "int8", base)
-    left_float = {
-        module: f"{precision}: {FLOAT_REASONS[module.rpartition('.')[2]]}"
-        for module, precision in precisions.items()
-        if precision != "int8"
-    }
-    return Int8Model(model.SerializeToString(), base, tuple(modules), qdq, left_float)
-
-
-def compare(bundle: Bundle, int8: Int8Model, reader: ClipReader) -> Agreement:
-    """Run fp32 and INT8 on every clip of the reader; InputError when INT8 answers NaN or infinity."""
-    sessions = [
-        open_session(onnx.load_model_from_string(data), optimise=True) for data in (bundle.read(model_file("fp32")), int8.data)
-    ]
-    reference, found = [], []
-    for inputs in reader.start("fp32 beside int8"):
-        expected, logits = (session.run(["logits"], inputs)[0] for session in sessions)
-        if not np.isfinite(logits).all():
-            raise InputError(
-                "the INT8 model answers NaN or infinity",
-                where=f"clip {reader.clip_name}",
-                expected="finite logits",
-                hint="export without --fp16, then calibrate again"
-                if int8.base == "fp16"
-                else "star-edge verify --precision fp32",
-            )
-        reference.append(expected[0])
-        found.append(logits[0])
-    expected, logits = np.stack(reference), np.stack(found)
-    return Agreement(
-        clips=len(logits),
-        agreement=float((expected.argmax(1) == logits.argmax(1)).mean()),
-        max_abs_err=float(np.abs(expected - logits).max()),
-        relative_err=relative_error(logits, expected),
-    )
-
-
 def commit(bundle: Bundle, table: CalibrationTable, int8: Int8Model) -> Bundle:
     """Put table and model into the bundle in one step; until then, and on any failure, the old one is whole."""
     from modelopt import __version__ as modelopt_version
@@ -169,19 +147,3 @@ def commit(bundle: Bundle, table: CalibrationTable, int8: Int8Model) -> Bundle:
     writer.add(CALIBRATION, table.to_bytes())
     writer.add(model_file("int8"), int8.data)
     return writer.commit(msgspec.structs.replace(manifest, nodes=nodes, created_by=created_by))
-
-
-def model_config(bundle: Bundle) -> StarConfig:
-    """The model's configuration as the manifest records it; MismatchError when it is not one of a STAR model."""
-    from star_edge.models.star import StarConfig
-
-    try:
-        return msgspec.convert(bundle.manifest.model.config, StarConfig)
-    except msgspec.ValidationError as error:
-        raise MismatchError(
-            f"cannot calibrate the model '{bundle.manifest.model.name}'",
-            where=bundle.path,
-            found=str(error),
-            expected="the configuration of a STAR model",
-            hint="export the bundle again",
-        ) from None

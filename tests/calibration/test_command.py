@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration import calibrate as steps
+from calibration import calibrate, int8
 from calibration.ptq import quantised_products
 from runtime.bundle import Bundle
 from runtime.errors import MismatchError
@@ -129,7 +129,7 @@ class TestWithModelopt:
         def interrupt(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(steps, "compare", interrupt)
+        monkeypatch.setattr(calibrate, "compare", interrupt)
         assert command("--samples", 6, "--method", "max")[0] == 130
         assert contents(path) == before
 
@@ -138,7 +138,7 @@ class TestWithModelopt:
     ):
         path = make_bundle()
         before = contents(path)
-        build = steps.build_model
+        build = int8.build_model
 
         def poisoned(*arguments: Any) -> onnx.ModelProto:
             model = build(*arguments)
@@ -146,7 +146,7 @@ class TestWithModelopt:
             bias.CopyFrom(onnx.numpy_helper.from_array(np.full(3, np.nan, dtype=np.float32), bias.name))
             return model
 
-        monkeypatch.setattr(steps, "build_model", poisoned)
+        monkeypatch.setattr(int8, "build_model", poisoned)
         code, _, err = command("--samples", 3, "--method", "max")
         assert code == 2
         assert "NaN or infinity" in err
@@ -162,7 +162,7 @@ class TestWithModelopt:
 
         retrained = Bundle.open(make_bundle(retrain))
         with pytest.raises(MismatchError, match="other weights"):
-            steps.make_int8_model(retrained, table)
+            int8.make_int8_model(retrained, table)
 
     @pytest.mark.parametrize(
         ("arguments", "code", "message"),

@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.calibrate import collect_ranges, make_int8_model, make_table, model_config
+from calibration.calibrate import collect_ranges, make_table
+from calibration.int8 import make_int8_model, model_config
 from calibration.ptq import check_quantised, import_modelopt, quantised_products, weighted_input_ranges
 from calibration.ranges import AMAX_FLOOR, METHODS, entropy_ranges, largest_magnitudes
 from calibration.reader import ClipReader

@@ -1,0 +1,128 @@
+"""The INT8 model of a bundle: built from ``calibration.json``, the only source of its ranges, and compared with fp32."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import numpy as np
+import onnx
+
+from calibration import ptq
+from calibration.ranges import open_session
+from calibration.report import Agreement
+from exporters.onnx.graph import build_model, node_precisions, quantised_modules
+from runtime.bundle import Bundle
+from runtime.calibration_table import CalibrationTable
+from runtime.errors import InputError, MismatchError
+from runtime.manifest import CALIBRATION, WEIGHTS, model_file
+from runtime.tolerances import relative_error
+
+if TYPE_CHECKING:
+    from calibration.reader import ClipReader
+    from star_edge.models.star import StarConfig
+
+Base = Literal["fp32", "fp16"]
+
+# why a module outside the quantised ones keeps its float type, by the last part of its path
+FLOAT_REASONS = {
+    "input_norm": "float32 normalisation of raw joints",
+    "embedding": "a few channels wide: nothing to gain, and every later layer sees its error",
+    "positions": "an addition",
+    "attention": "softmax, or sums over frames: float32 inside",
+    "norm1": "float32 island",
+    "norm2": "float32 island",
+    "context": "means over frames and a gate: float32 inside",
+}
+
+
+@dataclass(frozen=True)
+class Int8Model:
+    """A quantised model before it is put into the bundle.
+
+    Attributes:
+        data: the ONNX file.
+        base: float type around the Q/DQ pairs.
+        modules: quantised modules.
+        qdq: number of QuantizeLinear and of DequantizeLinear nodes.
+        left_float: module -> why it stays float.
+    """
+
+    data: bytes
+    base: Base
+    modules: tuple[str, ...]
+    qdq: dict[str, int]
+    left_float: dict[str, str]
+
+
+def make_int8_model(bundle: Bundle, table: CalibrationTable) -> Int8Model:
+    """Build the INT8 model from the table over the float type of the bundle's default precision.
+
+    Raises MismatchError when the table belongs to other weights, or Q/DQ is not exactly on the modules to quantise.
+    """
+    from safetensors.numpy import load
+
+    table.check_weights(bundle.manifest.files[WEIGHTS].sha256, where=CALIBRATION)
+    config = model_config(bundle)
+    base: Base = "fp16" if bundle.manifest.default_precision == "fp16" else "fp32"
+    model = build_model(config, load(bundle.read(WEIGHTS)), "int8", table.ranges, base)
+    modules = quantised_modules(config)
+    ptq.check_quantised(ptq.quantised_products(model), modules, "The exporter")
+    operators = Counter(node.op_type for node in model.graph.node)
+    qdq = {name: operators[name] for name in ("QuantizeLinear", "DequantizeLinear")}
+    expected = {"QuantizeLinear": len(modules), "DequantizeLinear": 2 * len(modules)}
+    if qdq != expected:
+        raise MismatchError("the INT8 graph has other Q/DQ nodes than its modules need", found=qdq, expected=expected)
+    precisions = node_precisions(config, "int8", base)
+    left_float = {
+        module: f"{precision}: {FLOAT_REASONS[module.rpartition('.')[2]]}"
+        for module, precision in precisions.items()
+        if precision != "int8"
+    }
+    return Int8Model(model.SerializeToString(), base, tuple(modules), qdq, left_float)
+
+
+def compare(bundle: Bundle, int8: Int8Model, reader: ClipReader) -> Agreement:
+    """Run fp32 and INT8 on every clip of the reader; InputError when INT8 answers NaN or infinity."""
+    sessions = [
+        open_session(onnx.load_model_from_string(data), optimise=True) for data in (bundle.read(model_file("fp32")), int8.data)
+    ]
+    reference, found = [], []
+    for inputs in reader.start("fp32 beside int8"):
+        expected, logits = (session.run(["logits"], inputs)[0] for session in sessions)
+        if not np.isfinite(logits).all():
+            raise InputError(
+                "the INT8 model answers NaN or infinity",
+                where=f"clip {reader.clip_name}",
+                expected="finite logits",
+                hint="export without --fp16, then calibrate again"
+                if int8.base == "fp16"
+                else "star-edge verify --precision fp32",
+            )
+        reference.append(expected[0])
+        found.append(logits[0])
+    expected, logits = np.stack(reference), np.stack(found)
+    return Agreement(
+        clips=len(logits),
+        agreement=float((expected.argmax(1) == logits.argmax(1)).mean()),
+        max_abs_err=float(np.abs(expected - logits).max()),
+        relative_err=relative_error(logits, expected),
+    )
+
+
+def model_config(bundle: Bundle) -> StarConfig:
+    """The model's configuration as the manifest records it; MismatchError when it is not one of a STAR model."""
+    from star_edge.models.star import StarConfig
+
+    try:
+        return msgspec.convert(bundle.manifest.model.config, StarConfig)
+    except msgspec.ValidationError as error:
+        raise MismatchError(
+            f"cannot calibrate the model '{bundle.manifest.model.name}'",
+            where=bundle.path,
+            found=str(error),
+            expected="the configuration of a STAR model",
+            hint="export the bundle again",
+        ) from None
