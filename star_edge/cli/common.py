@@ -85,7 +85,7 @@ def find_bundle(path: str | Path | None) -> Path:
     """The given bundle, or the only ``*.star`` in the working directory."""
     if path is not None:
         return Path(path)
-    found = sorted(Path.cwd().glob("*.star"))
+    found = sorted(Path().glob("*.star"))
     if len(found) == 1:
         return found[0]
     raise InputError(

@@ -1,0 +1,194 @@
+"""What is installed: the wheel, the extras, the pinned versions, the Makefile's set-up."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGES = ("star_edge", "runtime", "exporters", "calibration")
+EXTRAS_OF_MAKE = ("train", "calibrate", "dev", "pyg", "tensorrt-rtx")
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared() -> dict[str, list[str]]:
+    """Extra -> requirements, as pyproject.toml stands; the installed metadata may be older. Python 3.10 reads no TOML."""
+    text = (REPOSITORY / "pyproject.toml").read_text()
+    extras = text.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    lists = re.findall(r"^([a-z-]+) = \[(.*?)\]$", extras, re.MULTILINE | re.DOTALL)
+    base = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    assert base
+    return {name: re.findall(r'"([^"]+)"', re.sub("#.*", "", body)) for name, body in [("", base[1]), *lists]}
+
+
+def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command in the environment of a shell that no make has started."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        [str(argument) for argument in arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+        timeout=600,
+        env={**inherited, **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy, so that no build folder is left in the repository."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    for package in PACKAGES:
+        shutil.copytree(REPOSITORY / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    out = tmp_path_factory.mktemp("wheel")
+    built = run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", out, source)
+    assert built.returncode == 0, built.stderr
+    return next(out.glob("star_edge-*.whl"))
+
+
+def test_the_wheel_holds_every_file_of_the_packages_and_the_licence(wheel: Path) -> None:
+    held = set(zipfile.ZipFile(wheel).namelist())
+    files = {
+        path.relative_to(REPOSITORY).as_posix()
+        for package in PACKAGES
+        for path in (REPOSITORY / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert files <= held
+    assert any(name.endswith("licenses/LICENSE") for name in held)
+    assert {name.split("/")[0] for name in held if "dist-info" not in name} == set(PACKAGES)
+
+
+def test_every_extra_that_a_message_names_exists() -> None:
+    named = {}
+    for package in PACKAGES:
+        for path in (REPOSITORY / package).rglob("*.py"):
+            for group in re.findall(r"star-edge\[([a-z,-]+)\]", path.read_text()):
+                named.update(dict.fromkeys(group.split(","), path))
+            for extra in re.findall(r"MissingDependencyError\([^()]*, \"([a-z-]+)\",", path.read_text()):
+                named[extra] = path
+    assert named
+    assert {extra: path for extra, path in named.items() if extra not in declared()} == {}
+
+
+def test_everything_that_make_installs_is_pinned() -> None:
+    """Follows the requirements of the installed distributions, from the extras that the Makefile asks for."""
+    from packaging.requirements import Requirement
+
+    pinned = {
+        normalised(line.split("==")[0]) for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if "==" in line
+    }
+    project = declared()
+    seen: set[tuple[str, str]] = set()
+    waiting = [("star-edge", extra) for extra in ("", *EXTRAS_OF_MAKE)]
+    while waiting:
+        name, extra = waiting.pop()
+        if (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        try:
+            requirements = project.get(extra, []) if name == "star-edge" else importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an optional part that make check installs; checked there
+        for text in requirements:
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                waiting += [(normalised(requirement.name), part) for part in ("", *requirement.extras)]
+    installed = {name for name, _ in seen}
+    assert {"torch", "onnx", "pytest"} <= installed
+    assert installed - pinned - {"star-edge"} == set()
+
+
+def test_make_help_lists_the_targets() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    listed = run("make", "help", cwd=REPOSITORY)
+    assert listed.returncode == 0, listed.stderr
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony
+    for target in phony[1].split():
+        assert re.search(rf"^  {target} +\w", listed.stdout, re.MULTILINE), target
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (None, "make PYTHON=/path/to/python3"),
+        ('[ "$1" = -V ] && echo Python 3.9.2; exit 1', "needs Python 3.10 or newer, .* is Python 3.9.2"),
+        ('case "$2" in *ensurepip*) exit 1;; esac', "apt-get install python3-venv"),
+    ],
+    ids=["none", "old", "without venv"],
+)
+def test_set_up_says_which_python_it_lacks(tmp_path: Path, script: str | None, message: str) -> None:
+    python, environment = tmp_path / "python", tmp_path / "venv"
+    if script is not None:
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+    made = run("make", f"{environment}/stamps/venv", f"VENV={environment}", f"PYTHON={python}", cwd=REPOSITORY)
+    assert made.returncode != 0
+    assert re.search(message, made.stderr)
+    assert not environment.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", ["killed while made", "killed while installing"])
+def test_set_up_makes_a_half_made_environment_afresh(tmp_path: Path, state: str) -> None:
+    """Without pyvenv.cfg the link to python is the system's Python; nothing may be installed through it."""
+    environment = tmp_path / "venv"
+    if state == "killed while made":
+        (environment / "bin").mkdir(parents=True)
+        (environment / "bin" / "python").symlink_to(Path(sys.executable).resolve())
+    else:
+        (environment / "stamps").mkdir(parents=True)
+        (environment / "stamps" / "interrupted").touch()
+        (environment / "left over").touch()
+    made = run("make", f"{environment}/stamps/venv", f"VENV={environment}", f"PYTHON={sys.executable}", cwd=REPOSITORY)
+    assert made.returncode == 0, made.stderr
+    assert (environment / "pyvenv.cfg").is_file()
+    assert not (environment / "left over").exists()
+    assert not (environment / "stamps" / "interrupted").exists()
+
+
+def interpreters() -> list[str]:
+    """This Python, and those on PATH that the package supports."""
+    found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
+    for minor in range(10, 14):
+        path = shutil.which(f"python3.{minor}")
+        if path and f"3.{minor}" not in found and run(path, "-c", "import venv, ensurepip").returncode == 0:
+            found[f"3.{minor}"] = path
+    return list(found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", interpreters(), ids=lambda path: Path(path).name)
+def test_a_clean_install_runs_a_bundle_without_torch(python: str, wheel: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """``pip install star-edge`` answers ``--help``; with ``[onnx]`` it recognises."""
+    environment = tmp_path / "venv"
+    assert run(python, "-m", "venv", environment).returncode == 0
+    pip = [environment / "bin" / "python", "-m", "pip", "install", "--quiet", "--constraint", REPOSITORY / "constraints.txt"]
+    plain = run(*pip, wheel)
+    assert plain.returncode == 0, plain.stderr
+    star_edge = environment / "bin" / "star-edge"
+    assert "Verbs:" in run(star_edge, "--help").stdout
+    refused = run(star_edge, "run", tiny_bundle, "--self-test", cwd=tmp_path)
+    assert refused.returncode == 4
+    assert "pip install 'star-edge[onnx]'" in refused.stderr
+    extra = run(*pip, f"{wheel}[onnx]")
+    assert extra.returncode == 0, extra.stderr
+    tested = run(star_edge, "run", tiny_bundle, "--self-test", cwd=tmp_path)
+    assert tested.returncode == 0, tested.stderr
+    assert "self-test passed" in tested.stdout
+    assert run(environment / "bin" / "python", "-c", "import torch").returncode != 0
