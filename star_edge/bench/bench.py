@@ -63,7 +63,7 @@ def bench_bundle(
     Raises InputError (unknown workload or engine), MismatchError (a precision the bundle lacks; no PyTorch to compare with).
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    chosen = sorted({parse_workload(name) for name in workloads}, key=lambda workload: sum(workload.rows))
+    chosen = sorted(map(parse_workload, dict.fromkeys(workloads)), key=lambda workload: sum(workload.rows))
     keys = _keys(bundle, engines, precisions, any(workload.clips > 1 for workload in chosen))
     threads = threads or usable_cores()
     host, peak = read_host(), measure_fma_peak(threads)
@@ -163,7 +163,7 @@ def _warm_up(trials: Sequence[Trial]) -> np.ndarray:
 
 
 def _matmul_peak(reference: Contender, threads: int) -> Peak:
-    how = f"largest float32 matrix product rate of torch on {threads} threads: no C compiler here to measure the FMA units"
+    how = f"largest float32 matrix product rate of torch on {threads} thread{'s' if threads > 1 else ''}: no C compiler here to measure the FMA units"
     return Peak(reference.process.matmul_rate(), how)
 
 

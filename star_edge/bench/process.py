@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ import star_edge
 from star_edge.bench.protocol import Failed, MeasureMatmul, Open, Opened, Ran, Rate, Reply, Request, Run, receive, send
 
 _REPLY_LIMIT_S = 600.0
+_ROOT = Path(star_edge.__file__).resolve().parents[1]
 
 Answer = TypeVar("Answer", Opened, Ran, Rate)
 
@@ -37,6 +39,7 @@ class EngineProcess:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env=_environment(threads),
+            cwd=_ROOT,  # where -m looks first: no folder of the user's can stand in for a package of ours
             bufsize=0,
             start_new_session=True,  # torch.compile starts compilers and workers: they end with their group
         )
@@ -94,8 +97,5 @@ class EngineProcess:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """The parent's environment with every thread pool at ``threads``, and this package importable."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(star_edge.__file__)))  # noqa: PTH100, PTH120
-    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
-    pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    return {**os.environ, **pools, "PYTHONPATH": path}
+    """The parent's environment with every thread pool at ``threads``."""
+    return {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))}

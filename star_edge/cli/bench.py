@@ -9,19 +9,19 @@ import click
 
 from runtime.errors import GateError
 from runtime.manifest import PRECISIONS
+from star_edge.bench import DEFAULT_WORKLOADS, ENGINES, bench_bundle
+from star_edge.bench.measure import Plan
 from star_edge.cli.common import Output, common_options, find_bundle
 
 if TYPE_CHECKING:
     from star_edge.bench import BenchReport, BenchResult
 
-_ENGINES = ("torch", "torch-pyg", "torch-compile", "onnxruntime")
-
 
 @click.command()
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
-@click.option("--workload", metavar="NAME,...", default="1x32,1x300,1x300:2p,mix8", show_default=True,
+@click.option("--workload", metavar="NAME,...", default=",".join(DEFAULT_WORKLOADS), show_default=True,
               help="CLIPSxFRAMES, CLIPSxFRAMES:PERSONSp, or mix8 (8 clips of 32 to 300 frames).")  # fmt: skip
-@click.option("--engine", "engines", type=click.Choice(_ENGINES), multiple=True,
+@click.option("--engine", "engines", type=click.Choice(list(ENGINES)), multiple=True,
               help="Engine to measure beside eager PyTorch; may be repeated; all if left out.")  # fmt: skip
 @click.option("--precision", type=click.Choice(["all", *PRECISIONS]), default="all", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of every engine; default: all usable cores.")
@@ -53,9 +53,6 @@ def command(
     fp32 PyTorch reference before and during the measurement; a wrong engine gets no speed, and exit code 3.
     The report is written to BUNDLE/reports/bench.json.
     """
-    from star_edge.bench import bench_bundle
-    from star_edge.bench.measure import Plan
-
     path = find_bundle(bundle)
     report = bench_bundle(
         path,

@@ -13,7 +13,7 @@ import pytest
 
 from runtime.bundle import Bundle, BundleWriter
 from runtime.errors import InputError, MismatchError
-from star_edge.bench import BenchReport, bench_bundle
+from star_edge.bench import BenchReport, bench, bench_bundle
 from star_edge.bench.measure import Plan
 from star_edge.bench.process import EngineProcess, WorkerError
 from star_edge.cli import main
@@ -107,7 +107,8 @@ def test_a_changed_model_gets_no_speed_and_exit_code_3(bundle, monkeypatch, caps
     assert "an engine gives wrong answers" in shown.err
 
 
-def test_torch_variants_are_rows_even_when_they_cannot_finish(bundle):
+def test_torch_variants_are_rows_even_when_they_cannot_finish(bundle, monkeypatch):
+    monkeypatch.setattr(bench, "measure_fma_peak", lambda threads: None)  # no C compiler
     report = bench_bundle(
         bundle,
         workloads=["1x4"],
@@ -121,6 +122,8 @@ def test_torch_variants_are_rows_even_when_they_cannot_finish(bundle):
     assert paper.correct or "[pyg]" in paper.reason
     assert (compiled.engine, compiled.correct, compiled.median_ms) == ("torch-compile", None, None)
     assert compiled.reason == "stopped: no answer within 2 s"
+    assert report.limit[0].how.startswith("largest float32 matrix product rate of torch on 1 thread")
+    assert 1e8 < report.limit[0].macs_per_s < 1e13
 
 
 def test_bad_arguments(bundle, monkeypatch):
