@@ -41,7 +41,8 @@ def compute_features(
         float32 [F, V, channels]: position, then bone (joint minus parent, the root's is zero), then motion (next row
         minus this one within a person, the last row repeating the one before; zero for a one-row person). A lost
         joint is zero wherever it takes part. In 2-D layouts the third channel of each triple is the joint's score.
-        STAR, section 4.1 (features); research facts A.5: bones indexed by their own joint, motion cut at persons.
+        STAR, section 4.1 (features), with two changes to the authors' code: bones are indexed by their own joint, and
+        motion is cut at persons.
     """
     dims = skeleton.dims
     tracked = (joints[..., :dims] != 0).any(-1, keepdims=True)  # [F, V, 1]

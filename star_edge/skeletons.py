@@ -28,7 +28,7 @@ def _layout(name: str, joints: list[str], bones: list[tuple[int, int]], root: st
     ).check()
 
 
-# Kinect v2 as NTU RGB+D orders it, with the "chain" hands (tip - thumb side): research/seeds.md A.6, 187 edges in three hops.
+# Kinect v2 as NTU RGB+D orders it, with the "chain" hands (tip - thumb side): 187 edges in three hops.
 NTU25 = _layout(
     "ntu25",
     ["spine_base", "spine_mid", "neck", "head"]

@@ -83,7 +83,7 @@ def read_ntu(path: str | Path) -> Recording:
 
     Persons are followed by body id; a new id that starts where a person was just lost continues that person
     (LINK_METRES). Of more than two persons the two with the most motion are kept: the largest sum over x, y, z of the
-    standard deviation over frames and joints (research facts of STAR, data preparation). Persons are ordered by motion,
+    standard deviation over frames and joints (as the authors of STAR prepare their data). Persons are ordered by motion,
     then by first appearance, so the order does not depend on body ids. Positions are taken as they stand, also those the
     sensor marks as inferred.
 

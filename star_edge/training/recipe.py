@@ -78,7 +78,7 @@ DEFAULT = Recipe(
     ),
 )
 
-# Paper, section 4.2 and eq. 8; weight decay, smoothing and head dropout from the authors' code (research facts A.7).
+# Paper, section 4.2 and eq. 8; weight decay, smoothing and head dropout from the authors' code.
 PAPER = Recipe(
     name="paper",
     epochs=100,
