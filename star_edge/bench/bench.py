@@ -163,7 +163,8 @@ def _warm_up(trials: Sequence[Trial]) -> np.ndarray:
 
 
 def _matmul_peak(reference: Contender, threads: int) -> Peak:
-    how = f"largest float32 matrix product rate of torch on {threads} thread{'s' if threads > 1 else ''}: no C compiler here to measure the FMA units"
+    on = f"on {threads} thread{'s' if threads > 1 else ''}"
+    how = f"largest float32 matrix product rate of torch {on}: no C compiler here to measure the FMA units"
     return Peak(reference.process.matmul_rate(), how)
 
 

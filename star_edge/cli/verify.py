@@ -96,7 +96,7 @@ def show(report: VerifyReport, output: Output) -> None:
             _name(result),
             f"{result.top1:.2%}",
             f"{result.reference_top1:.2%}",
-            f"{result.agreement:.2%}\n{100 * low:.1f}-{100 * high:.1f}",
+            f"{result.agreement:.2%}\n{100 * low:.1f}-{100 * high:.3g}",
             str(result.lost),
             str(result.gained),
             "not finite" if result.relative_err is None else f"{result.relative_err:.1e}",
