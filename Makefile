@@ -66,7 +66,8 @@ check: lint pyg tensorrt-rtx fuzz test-all  ## lint, builds of the optional part
 test-all: $(STAMPS)/dev  ## all tests, the slow ones too
 	$(PYTEST) $(TEST_ARGS)
 
-# a pass is every property test with a new seed; a failure names the seed that repeats it
+# a pass is every property test (marked so by hypothesis, or by hand where it is nested in a test) with a new seed; a
+# failure names the seed that repeats it
 fuzz: $(STAMPS)/dev  ## property tests with seed after seed, for FUZZ_SECONDS
 	@end=$$(( $$(date +%s) + $(FUZZ_SECONDS) )); seed=$(FUZZ_SEED); \
 	while [ $$(date +%s) -lt $$end ]; do \

@@ -47,6 +47,7 @@ def test_modes_agree_on_odd_batches(engines: tuple[OnnxRuntimeEngine, OnnxRuntim
     np.testing.assert_allclose(per_clip, packed, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.hypothesis
 def test_a_clip_does_not_depend_on_its_batch(tiny_bundle: Path) -> None:
     engine = open_engine(Bundle.open(tiny_bundle), threads=1)
 

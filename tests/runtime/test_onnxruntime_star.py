@@ -80,6 +80,7 @@ def test_odd_batches_equal_torch(bundle: Bundle, star: Star, lengths: list[int],
     assert relative_error(engine.run(rows, cu_seqlens), reference(star, rows, cu_seqlens)) < TOLERANCES["fp32"]
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_clip_gives_the_same_logits_alone_and_in_any_batch(bundle: Bundle, precision: str) -> None:
     per_clip = open_engine(bundle, precision=precision, threads=1)

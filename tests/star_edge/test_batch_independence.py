@@ -37,6 +37,7 @@ def bundle(exported_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> B
     [("torch", "fp32"), ("torch", "fp16"), ("torch", "bf16"), ("onnxruntime", "fp32"), ("onnxruntime", "fp16"),
      ("onnxruntime", "int8")],
 )  # fmt: skip
+@pytest.mark.hypothesis
 def test_a_clip_does_not_depend_on_its_batch(bundle, engine, precision, mode):
     opened = open_engine(bundle, engine, precision=precision, threads=1, mode=mode)
 
