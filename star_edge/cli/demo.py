@@ -1,0 +1,235 @@
+"""``star-edge demo``: the whole pipeline, each step the command a user would type."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from runtime.errors import GateError, InputError
+from star_edge.cli.common import Output, common_options
+
+if TYPE_CHECKING:
+    from runtime.bundle import Bundle
+    from star_edge.bench.report import BenchReport
+    from star_edge.data import Dataset
+    from star_edge.verification.report import VerifyReport
+
+_MARK = ".star-edge-demo"  # a folder with this file may be replaced
+_CLIPS = 400
+_TRAINING_ROWS = 160_000  # about two minutes on two cores
+_WORKLOADS = ("1x32", "1x300")
+_SHOWN = "1x300"
+
+
+class DemoRow(msgspec.Struct, frozen=True):
+    """One engine and precision of the closing table; None where it was not measured.
+
+    Attributes:
+        size_mb: the model file, without the graph-independent rest of the bundle.
+        median_ms: one clip of 300 rows; times_faster: than eager PyTorch on the same clip.
+    """
+
+    engine: str
+    precision: str
+    size_mb: float | None
+    top1: float | None
+    agreement: float | None
+    median_ms: float | None
+    times_faster: float | None
+    passed: bool | None
+
+
+class DemoReport(msgspec.Struct, frozen=True):
+    """What ``star-edge demo --json`` prints."""
+
+    bundle: str
+    data: str
+    seconds: float
+    rows: tuple[DemoRow, ...]
+    passed: bool
+    schema: str = "star-edge/demo/1"
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path, exists=True),
+              help="Dataset folder, .npz, or folder of .skeleton files; generated clips if left out.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("star-edge-demo"), show_default=True,
+              help="Folder for all results.")  # fmt: skip
+@click.option(
+    "--clips", type=click.IntRange(min=60), default=_CLIPS, show_default=True, help="Generated recordings, without --data."
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="Training epochs; as many as fit two minutes if left out.")
+@click.option("--samples", type=click.IntRange(min=1), default=512, show_default=True, help="Clips to calibrate on.")
+@common_options
+def command(data: Path | None, out: Path, clips: int, epochs: int | None, samples: int, output: Output) -> None:
+    """Data, train, export, calibrate, verify, bench, and run on one clip: five minutes on two cores."""
+    started = time.monotonic()
+    _prepare(out)
+    steps = _Steps(output)
+    bundle, checkpoint = out / "demo.star", out / "ckpt.pt"
+    dataset = _make_data(steps, data, out, clips, output.seed)
+    steps.run("train", "--data", out / "data", "--out", out / "run", "--force",
+              "--epochs", epochs or _epochs_for(dataset), "--seed", output.seed)  # fmt: skip
+    shutil.copyfile(out / "run" / "ckpt.pt", checkpoint)
+    steps.run("export", "--fp16", checkpoint, "--out", bundle, "--force")
+    steps.run("calibrate", bundle, "--samples", samples)
+    steps.run("verify", bundle, gate=True)
+    steps.run("bench", bundle, "--workload", ",".join(_WORKLOADS), gate=True)
+    steps.run("run", bundle, _one_clip(dataset, data, out))
+    _finish(bundle, dataset.meta.name, time.monotonic() - started, steps.failed, output)
+
+
+class _Steps:
+    """Runs verbs one after another in this process, under a heading that shows the command."""
+
+    def __init__(self, output: Output) -> None:
+        self.output, self.count = output, 0
+        self.failed: list[str] = []
+
+    def run(self, *arguments: object, gate: bool = False) -> None:
+        """Run one verb; a missed gate is remembered where ``gate`` allows it, every other error ends the demo."""
+        from star_edge.cli import cli
+
+        words = [str(argument) for argument in arguments]
+        self.count += 1
+        self.output.console.rule(f"{self.count}  star-edge {' '.join(words)}", align="left")
+        # with --json the steps' own tables would mix with the one document on stdout
+        quiet = ["--quiet"] if self.output.json or self.output.console.quiet else []
+        try:
+            cli.main([*words, *quiet], standalone_mode=False, prog_name="star-edge")
+        except GateError as error:
+            if not gate:
+                raise
+            self.failed.append(f"{words[0]}: {error.what}")
+
+
+def _prepare(out: Path) -> None:
+    """Make an empty folder; only an earlier demo is ever replaced."""
+    if out.exists() and any(out.iterdir()):
+        if not (out / _MARK).exists():
+            raise InputError("something that no demo made is in the way", where=out, hint="choose another folder with --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _MARK).touch()
+
+
+def _make_data(steps: _Steps, data: Path | None, out: Path, clips: int, seed: int) -> Dataset:
+    """The packed dataset in ``out/data``, from generated recordings or the user's."""
+    from star_edge.data import Dataset
+    from star_edge.data.dataset import is_dataset
+    from star_edge.data.generator import generate
+
+    if data is None:
+        steps.output.console.print(f"writing {clips} generated recordings to {out / 'clips'}")
+        generate(out / "clips", clips, seed)
+        data = out / "clips"
+    if is_dataset(data):
+        (out / "data").symlink_to(data.resolve(), target_is_directory=True)
+    else:
+        steps.run("data", "convert", data, out / "data")
+    return Dataset.open(out / "data")
+
+
+def _epochs_for(dataset: Dataset) -> int:
+    """Epochs that fit the demo's time, between 4 and 40; by count of rows, so that a machine's speed changes no result."""
+    rows = int(dataset.lengths[dataset.indices(None, "train")].sum())
+    return min(40, max(4, _TRAINING_ROWS // max(rows, 1)))
+
+
+def _one_clip(dataset: Dataset, data: Path | None, out: Path) -> Path:
+    """A test clip as a file: the recording itself where the source is a folder of them, else an .npz."""
+    import numpy as np
+
+    test = dataset.indices(None, "test")
+    folder = out / "clips" if data is None else data
+    recording = next(folder.rglob(f"{dataset.names[test[0]]}.skeleton"), None) if folder.is_dir() else None
+    if recording is not None:
+        return recording
+    even = [i for i in test if len(set(dataset.clip(i).person_lengths)) == 1]
+    clip = dataset.clip(even[0])
+    path = out / "clip.npz"
+    np.savez(path, xyz=clip.joints, lengths=np.array([len(clip)]), persons=np.array([len(clip.person_lengths)]),
+             names=np.array([clip.name]))  # fmt: skip
+    return path
+
+
+def _finish(bundle: Path, data: str, seconds: float, failed: list[str], output: Output) -> None:
+    """The closing table, made from the reports that verify and bench left in the bundle."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    from runtime.bundle import Bundle
+    from star_edge.bench.report import BenchReport
+    from star_edge.verification.report import VerifyReport
+
+    opened = Bundle.open(bundle)
+    verify = msgspec.json.decode((bundle / "reports" / "verify.json").read_bytes(), type=VerifyReport)
+    bench = msgspec.json.decode((bundle / "reports" / "bench.json").read_bytes(), type=BenchReport)
+    rows = _rows(opened, verify, bench)
+    passed = not failed
+    output.document(DemoReport(str(bundle), data, round(seconds, 1), rows, passed))
+    table = Table(title=f"{data}: {verify.samples} {verify.part} clips; ms for one clip of 300 rows", title_justify="left",
+                  box=SIMPLE)  # fmt: skip
+    for name, justify in (("engine", "left"), ("precision", "left"), ("MB", "right"), ("top-1", "right"),
+                          ("as fp32", "right"), ("median ms", "right"), ("x PyTorch", "right"), ("gate", "left")):  # fmt: skip
+        table.add_column(name, justify=justify, no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.engine,
+            row.precision,
+            _text(row.size_mb, "{:.2f}"),
+            _text(row.top1, "{:.1%}"),
+            _text(row.agreement, "{:.1%}"),
+            _text(row.median_ms, "{:.1f}"),
+            _text(row.times_faster, "{:.1f}"),
+            "-" if row.passed is None else "passed" if row.passed else "failed",
+        )
+    output.console.print(table)
+    for statement in (latency.statement for latency in bench.latency if latency.workload == _SHOWN):
+        output.console.print(statement)
+    output.console.print(
+        f"{bundle}  {sum(entry.bytes for entry in opened.manifest.files.values()) / 1e6:.1f} MB, made in {seconds:.0f} s, "
+        f"{'all gates passed' if passed else 'GATES MISSED'}; next: star-edge run {bundle} CLIP"
+    )
+    if failed:
+        raise GateError("the demo's gates were missed", found="; ".join(failed), hint=f"star-edge verify {bundle}")
+
+
+def _rows(bundle: Bundle, verify: VerifyReport, bench: BenchReport) -> tuple[DemoRow, ...]:
+    """PyTorch first, then every row of the verification with the latency of the same engine and precision."""
+    from runtime.manifest import WEIGHTS, model_file
+
+    timed = {(result.engine, result.precision, result.mode): result for result in bench.results if result.workload == _SHOWN}
+    sizes = bundle.manifest.files
+    eager = timed.get(("torch", "fp32", "per-clip"))
+    reference = verify.results[0].reference_top1
+    rows = [
+        DemoRow("torch", "fp32", sizes[WEIGHTS].bytes / 1e6, reference, 1.0, eager.median_ms if eager else None, 1.0, None)
+    ]
+    for result in verify.results:
+        scores = (result.top1, result.agreement)
+        if result.engine == "torch":  # rounds every tensor to the precision: an accuracy, not an engine to time
+            rows.append(DemoRow("rounded by torch", result.precision, None, *scores, None, None, result.passed))
+            continue
+        speed = timed.get((result.engine, result.precision, "per-clip"))
+        rows.append(
+            DemoRow(
+                result.engine,
+                result.precision,
+                sizes[model_file(result.precision)].bytes / 1e6,
+                *scores,
+                speed.median_ms if speed else None,
+                speed.faster_than_torch if speed else None,
+                result.passed,
+            )
+        )
+    return tuple(rows)
+
+
+def _text(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
