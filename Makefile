@@ -12,6 +12,7 @@ TEST_JOBS ?= 2
 TEST_ARGS ?=
 FUZZ_SECONDS ?= 120
 FUZZ_SEED ?= 0
+DEMO_ARGS ?=
 BENCH_ARGS ?=
 WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/star-edge/wheels
 
@@ -39,10 +40,10 @@ help:  ## this list
 	@echo "PIP_INSTALL_ARGS=  more arguments of each pip install"
 	@echo "TEST_ARGS=  more arguments of pytest; TEST_JOBS=$(TEST_JOBS) processes"
 	@echo "FUZZ_SECONDS=$(FUZZ_SECONDS)  time box of make fuzz; FUZZ_SEED=$(FUZZ_SEED) its first seed"
-	@echo "BENCH_ARGS=  more arguments of star-edge bench"
+	@echo "DEMO_ARGS=, BENCH_ARGS=  more arguments of star-edge demo and bench"
 
 demo: $(STAMPS)/demo  ## set up and run the whole pipeline; writes ./star-edge-demo
-	$(BIN)/star-edge demo
+	$(BIN)/star-edge demo $(DEMO_ARGS)
 
 test: $(STAMPS)/dev  ## set up and run the quick tests
 	$(PYTEST) -m "not slow" $(TEST_ARGS)
