@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 from torch_scatter import scatter_sum
 
 from star_edge.ops.segmented_linear_attention import EPS
+from star_edge.ops.segmented_linear_attention.packed import phi
 from star_edge.ops.segments import clip_of_row
 
 
@@ -18,7 +18,7 @@ def segmented_linear_attention(qkv: Tensor, cu_seqlens: Tensor, heads: int, eps:
     rows, joints, width = qkv.shape
     e = width // 3 // heads
     q, k, v = qkv.view(rows, joints, 3, heads, e).unbind(2)
-    q, k = (F.elu(part * e**-0.25) + 1 for part in (q, k))
+    q, k = (phi(part * e**-0.25) for part in (q, k))
     clip, clips = clip_of_row(cu_seqlens, rows), len(cu_seqlens) - 1
     u = scatter_sum(k[..., :, None] * v[..., None, :], clip, dim=0, dim_size=clips)  # [B, V, h, e, e]
     z = scatter_sum(k, clip, dim=0, dim_size=clips)  # [B, V, h, e]

@@ -56,6 +56,23 @@ def test_constant_keys_average_the_values():
     np.testing.assert_allclose(out[4:], np.broadcast_to(values[4:].mean(0), (2, JOINTS, DIM)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["packed", "pyg", "onnx body"])
+def test_one_row_whose_keys_are_very_negative(form, close, run_body):
+    qkv = torch.from_numpy(make_qkv(1)).float()
+    qkv[..., : 2 * DIM] -= 16  # phi is about 1e-5 for q and k: exp(u) - 1 + 1 has two digits left
+    offsets = torch.tensor([0, 1], dtype=torch.int32)
+    if form == "pyg":
+        pytest.importorskip("torch_scatter", reason="the [pyg] extra is not installed")
+        from star_edge.ops.segmented_linear_attention.pyg import segmented_linear_attention as pyg
+
+        out = pyg(qkv, offsets, HEADS)
+    elif form == "packed":
+        out = packed(qkv, offsets, HEADS)
+    else:
+        out = run_body("StarSegmentedLinearAttention", JOINTS, DIM, HEADS, qkv=qkv, cu_seqlens=offsets)
+    close(out, naive(qkv.double().numpy(), offsets.numpy(), HEADS), TOLERANCE["fp32"])
+
+
 def test_half_precision_sums_do_not_overflow():
     rows = 3000  # the key sums pass 65504 / 16
     qkv = torch.full((rows, 1, 3 * DIM), 6.0, dtype=torch.float16)
