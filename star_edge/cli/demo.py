@@ -173,15 +173,14 @@ def _finish(bundle: Path, data: str, seconds: float, failed: list[str], output: 
     rows = _rows(opened, verify, bench)
     passed = not failed
     output.document(DemoReport(str(bundle), data, round(seconds, 1), rows, passed))
-    table = Table(title=f"{data}: {verify.samples} {verify.part} clips; ms for one clip of 300 rows", title_justify="left",
-                  box=SIMPLE)  # fmt: skip
-    for name, justify in (("engine", "left"), ("precision", "left"), ("MB", "right"), ("top-1", "right"),
-                          ("as fp32", "right"), ("median ms", "right"), ("x PyTorch", "right"), ("gate", "left")):  # fmt: skip
-        table.add_column(name, justify=justify, no_wrap=True)
+    table = Table(title=f"{data}: {verify.samples} {verify.part} clips; median ms for one clip of 300 rows", title_justify="left",
+                  box=SIMPLE, pad_edge=False)  # fmt: skip
+    table.add_column("engine", no_wrap=True)
+    for name in ("MB", "top-1", "as fp32", "ms", "x PyTorch", "gate"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row.engine,
-            row.precision,
+            f"{row.engine} {row.precision}",
             _text(row.size_mb, "{:.2f}"),
             _text(row.top1, "{:.1%}"),
             _text(row.agreement, "{:.1%}"),
@@ -214,7 +213,7 @@ def _rows(bundle: Bundle, verify: VerifyReport, bench: BenchReport) -> tuple[Dem
     for result in verify.results:
         scores = (result.top1, result.agreement)
         if result.engine == "torch":  # rounds every tensor to the precision: an accuracy, not an engine to time
-            rows.append(DemoRow("rounded by torch", result.precision, None, *scores, None, None, result.passed))
+            rows.append(DemoRow("torch rounded to", result.precision, None, *scores, None, None, result.passed))
             continue
         speed = timed.get((result.engine, result.precision, "per-clip"))
         rows.append(
