@@ -153,7 +153,8 @@ def _fixed_histograms(amax: Mapping[str, float]) -> Iterator[None]:
     """Let ModelOpt's entropy calibrator count in histograms whose ranges are known beforehand.
 
     Its own begin with 128 bins over the first clip and keep that bin width, so that the first clip all but decides the
-    range: with as many levels as bins the only cut inside the first clip's range is that range.
+    range: with as many levels as bins the only cut inside the first clip's range is that range. On a trained STAR-64, the
+    same 40 clips in reverse order moved 25 of 32 ranges by more than 5 %, one of them by a factor of 1.8.
     """
     from modelopt.onnx.quantization import ort_patching
 
