@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import torch
 
 from exporters.onnx.functions import DOMAIN, OPS, VERSION
@@ -73,10 +74,8 @@ def export_checkpoint(
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     precisions: tuple[Precision, ...] = ("fp32", "fp16") if fp16 else ("fp32",)
     progress(f"writing the {' and '.join(precisions)} graph of {checkpoint.model.name}")
-    models = {
-        precision: build_model(checkpoint.model.config, weights, precision).SerializeToString(deterministic=True)
-        for precision in precisions
-    }
+    graphs = {precision: build_model(checkpoint.model.config, weights, precision) for precision in precisions}
+    models = {precision: graph.SerializeToString(deterministic=True) for precision, graph in graphs.items()}
     parity = check_models(model, models, checkpoint, progress)
     progress("making the golden clips")
     golden = make_golden(checkpoint.skeleton, checkpoint.features, torch_forward(copy.deepcopy(model).double()))
@@ -86,7 +85,7 @@ def export_checkpoint(
     writer.add(WEIGHTS, _safetensors(weights))
     writer.add(GOLDEN, golden.to_bytes())
     progress(f"writing {out}")
-    bundle = writer.commit(_manifest(checkpoint, path, precisions))
+    bundle = writer.commit(_manifest(checkpoint, path, graphs))
     return ExportReport(
         bundle=str(out),
         bundle_id=bundle.manifest.bundle_id,
@@ -176,25 +175,26 @@ def _safetensors(weights: dict[str, np.ndarray]) -> bytes:
     return data
 
 
-def _manifest(checkpoint: Checkpoint, path: Path, precisions: tuple[Precision, ...]) -> Manifest:
-    import onnx
-
+def _manifest(checkpoint: Checkpoint, path: Path, graphs: dict[Precision, onnx.ModelProto]) -> Manifest:
     data, config = checkpoint.data, checkpoint.model.config
+    nodes = graphs["fp32"].graph.node
     return Manifest(
         star_edge_version=__version__,
         model=ModelEntry(checkpoint.model.name, msgspec.to_builtins(config)),
         skeleton=checkpoint.skeleton,
         features=checkpoint.features,
         class_names=checkpoint.class_names,
-        default_precision=precisions[-1],
-        ops=tuple(OpEntry(op, DOMAIN, VERSION) for op in OPS),
-        nodes={precision: node_precisions(config, precision) for precision in precisions},
+        default_precision=list(graphs)[-1],
+        ops=tuple(OpEntry(op, DOMAIN, VERSION, tuple(node.name for node in nodes if node.op_type == op)) for op in OPS),
+        nodes={precision: node_precisions(config, precision) for precision in graphs},
         source=Source(
             checkpoint_sha256=sha256_of(path),
             data=data.source,
             data_name=data.name,
             data_sha256=data.sha256,
+            terms=data.terms,
             split=data.split,
+            fitted=data.fitted,
             metrics={name: float(value) for name, value in checkpoint.metrics.items() if _is_number(value)},
         ),
         created_by={
