@@ -68,6 +68,7 @@ class Trial:
         self.times_s: list[float] = []
         self.first_s: float | None = None
         self.peak_rss_mb: float | None = None
+        self.preemptions = 0
         self.max_abs_err = self.relative_err = 0.0
         self.ran = False
         self._calls = self._untimed = 0
@@ -107,6 +108,7 @@ class Trial:
             return
         self.times_s += ran.times_s
         self.peak_rss_mb = ran.peak_rss_mb
+        self.preemptions += ran.preemptions
         self.judge(np.array(ran.logits), reference)
 
     def judge(self, logits: np.ndarray, reference: np.ndarray) -> None:
@@ -142,6 +144,7 @@ class Trial:
             p99_ms=p99,
             first_call_s=self.first_s,
             peak_rss_mb=self.peak_rss_mb,
+            preemptions_per_s=self.preemptions / sum(self.times_s),
         )
 
     def _reason(self) -> str:

@@ -42,12 +42,14 @@ class Opened(msgspec.Struct, tag=True):
 
 
 class Ran(msgspec.Struct, tag=True):
-    """Seconds of each timed call, the first call of all included as ``first_s``; logits [B][K] of the last call."""
+    """Seconds of each timed call, and of the first of all as ``first_s``; logits [B][K] of the last call; how often the
+    system took a core away from this process meanwhile."""
 
     first_s: float
     times_s: list[float]
     logits: list[list[float]]
     peak_rss_mb: float
+    preemptions: int
 
 
 class Rate(msgspec.Struct, tag=True):

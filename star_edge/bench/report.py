@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+# an engine alone on its cores is preempted a few times a second, one that shares them at every slice of some milliseconds
+DISTURBED_PER_S = 50
+
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
     """The machine and the versions. An empty text or None says that the machine does not tell."""
@@ -47,6 +50,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
         faster_than_torch: median of eager PyTorch (packed) over this median; faster_than_pyg: of the paper's scatter form.
         first_call_s: the first call in its process, including any compilation; not part of the timed calls.
         peak_rss_mb: high-water mark of the process that ran this engine alone, up to the end of this workload.
+        preemptions_per_s: how often the system gave the engine's cores to others while it was timed.
     """
 
     engine: str
@@ -69,6 +73,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     faster_than_pyg: float | None = None
     first_call_s: float | None = None
     peak_rss_mb: float | None = None
+    preemptions_per_s: float | None = None
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -118,6 +123,12 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     limit: tuple[Limit, ...]
     latency: tuple[Latency, ...]
     schema: str = "star-edge/bench/1"
+
+    @property
+    def disturbed(self) -> float | None:
+        """The most preemptions a second of any row, if so many that the times are those of a busy machine; else None."""
+        most = max((row.preemptions_per_s or 0 for row in self.results), default=0)
+        return most if most > DISTURBED_PER_S else None
 
     @property
     def wrong(self) -> tuple[BenchResult, ...]:

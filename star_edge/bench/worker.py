@@ -65,13 +65,15 @@ class Worker:
         features, cu_seqlens = self._batch(request.workload)
         deadline = time.monotonic() + request.seconds
         times: list[float] = []
+        preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         for _ in range(request.untimed + request.timed):
             begun = time.perf_counter()
             logits = self._forward(features, cu_seqlens)
             times.append(time.perf_counter() - begun)
             if time.monotonic() > deadline and len(times) > request.untimed:
                 break
-        return Ran(times[0], times[request.untimed :], logits.tolist(), _peak_rss_mb())
+        preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preempted
+        return Ran(times[0], times[request.untimed :], logits.tolist(), _peak_rss_mb(), preempted)
 
 
 def _open_torch_variant(bundle: Bundle, request: Open) -> tuple[Forward, str]:

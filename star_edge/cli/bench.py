@@ -89,13 +89,13 @@ def show(report: BenchReport, output: Output) -> None:
             title=f"{workload.name}: {workload.clips} clip{'s' if workload.clips > 1 else ''}, {workload.frames} rows, "
             f"{workload.macs / 1e9:.2f} GMAC, at least {limits[workload.name].floor_ms:.1f} ms in fp32",
             box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
+            padding=0,
             title_justify="left",
         )
         table.add_column("engine", no_wrap=True)
         for title in ("median\nms", "p90\nms", "p99\nms", "clips\n/s", "times\ntorch", "times\npyg", "peak\nMB"):
             table.add_column(title, justify="right", no_wrap=True)
-        table.add_column("ok")
+        table.add_column("ok", no_wrap=True)
         for row in rows:
             table.add_row(*_cells(row))
         output.console.print(table)
@@ -104,6 +104,12 @@ def show(report: BenchReport, output: Output) -> None:
                 output.console.print(f"{_name(row)}: {row.reason}", markup=False, soft_wrap=True)
     for gate in report.latency:
         output.console.print(f"{gate.engine} {gate.mode}, {gate.workload}: {gate.statement}", soft_wrap=True)
+    if report.disturbed:
+        output.console.print(
+            f"This machine was busy: others took cores away up to {report.disturbed:.0f} times a second, which slows engines "
+            "down unequally. Measure again on an idle machine before quoting a ratio.",
+            soft_wrap=True,
+        )
     host = report.host
     clocks = {True: "locked", False: "not locked", None: "not told by this machine"}[host.clocks_locked]
     output.console.print(

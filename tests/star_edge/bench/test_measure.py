@@ -30,7 +30,7 @@ class PlantedProcess:
         logits = self.answer(self.turn)
         self.turn += 1
         self.timed.append(timed)
-        return Ran(0.5, [0.010] * timed, logits.tolist(), 100.0)
+        return Ran(0.5, [0.010] * timed, logits.tolist(), 100.0, 2)
 
 
 def measure(answer: Callable[[int], np.ndarray], rounds: int = 3) -> tuple[BenchResult, PlantedProcess]:
@@ -53,6 +53,7 @@ def test_a_right_engine_gets_its_speed():
     assert row.max_abs_err == pytest.approx(1e-6, rel=1e-3)
     assert row.relative_err == pytest.approx(5e-7, rel=1e-3)
     assert (row.first_call_s, row.peak_rss_mb, row.reason) == (0.5, 100.0, "")
+    assert row.preemptions_per_s == pytest.approx(20)  # two in each turn of 100 ms
 
 
 def speeds(row: BenchResult) -> set[object]:
