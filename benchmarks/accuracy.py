@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import msgspec
 import torch
 
@@ -88,7 +89,7 @@ def main() -> None:
             top1=correct / clips,
         )
         write_atomic(path, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-        print(f"{split} {part}: {results[-1].top1:.2%}; together {report.top1:.2%} of {clips} clips -> {path}", flush=True)
+        click.echo(f"{split} {part}: {results[-1].top1:.2%}; together {report.top1:.2%} of {clips} clips -> {path}")
 
 
 def _run(
@@ -99,7 +100,7 @@ def _run(
     trainer = Trainer(Task.of(dataset, split, fitted), arguments.model, recipe, out, arguments.seed)
     if (out / "last.pt").exists():
         trainer.resume()
-    trainer.run(lambda epoch: print(epoch, flush=True))
+    trainer.run(click.echo)
     saved = load_checkpoint(out / "ckpt.pt")
     indices = dataset.indices(split, part)
     clips = [dataset.clip(i) for i in indices]

@@ -16,12 +16,12 @@ from calibration.int8 import Int8Model, compare, make_int8_model, model_config
 from calibration.ranges import AMAX_FLOOR, Method, entropy_ranges, largest_magnitudes
 from calibration.reader import ClipReader, Track
 from calibration.report import CalibrateReport
-from calibration.selection import check_not_held_out, open_training_data, stratified, training_clips
+from calibration.selection import check_not_held_out, stratified, training_clips
 from exporters.onnx.graph import node_precisions, quantised_modules, recorded_tensors
 from runtime.bundle import Bundle, BundleWriter
 from runtime.calibration_table import CalibrationTable
 from runtime.manifest import CALIBRATION, WEIGHTS, model_file
-from star_edge.verification.verify import check_data
+from star_edge.data.recorded import open_for_bundle
 
 if TYPE_CHECKING:
     from star_edge.models.star import StarConfig
@@ -59,8 +59,7 @@ def calibrate_bundle(
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     manifest = bundle.manifest
     ptq.import_modelopt()  # said before the work, not after it
-    dataset, source = open_training_data(manifest, data, track)
-    check_data(dataset, manifest)
+    dataset = open_for_bundle(manifest, data, "calibrate", track)
     scheme = split or manifest.source.split or dataset.meta.default_split
     clips = training_clips(dataset, scheme)
     checked = check_not_held_out(manifest, dataset, clips)
@@ -85,7 +84,7 @@ def calibrate_bundle(
     return CalibrateReport(
         bundle=str(calibrated.path),
         bundle_id=calibrated.manifest.bundle_id,
-        data=source,
+        data=str(data or manifest.source.data),
         split=scheme,
         method=method,
         samples=table.samples,

@@ -12,7 +12,6 @@ from runtime.errors import InputError, MismatchError
 from runtime.manifest import Manifest
 
 if TYPE_CHECKING:
-    from calibration.reader import Track
     from star_edge.data import Dataset
 
 log = logging.getLogger("star_edge.calibration")
@@ -44,35 +43,6 @@ def stratified(names: np.ndarray, labels: np.ndarray, lengths: np.ndarray, count
         runs = np.array_split(members, places) if places else []
         chosen += [int(run[rng.integers(len(run))]) for run in runs]
     return np.array(sorted(chosen, key=lambda clip: str(names[clip])), dtype=np.int64)
-
-
-def open_training_data(manifest: Manifest, data: str | Path | None, track: Track | None) -> tuple[Dataset, str]:
-    """The dataset to draw from and where it is: the one given, or the recorded source if it is here and unchanged.
-
-    Raises InputError when it is not here, MismatchError when it changed since the model was trained.
-    """
-    from star_edge.data import open_dataset
-
-    if data is not None:
-        return open_dataset(data, track=track), str(data)
-    source = manifest.source
-    if not source.data or not Path(source.data).exists():
-        raise InputError(
-            "the training data recorded in the bundle is not here",
-            where=source.data or "nothing recorded",
-            expected="the clips the model was trained on",
-            hint="star-edge calibrate --data DATASET",
-        )
-    dataset = open_dataset(source.data, track=track)
-    if source.data_sha256 and dataset.meta.sha256 != source.data_sha256:
-        raise MismatchError(
-            "the training data has changed since the model was trained",
-            where=source.data,
-            found=f"SHA-256 {dataset.meta.sha256[:12]}",
-            expected=source.data_sha256[:12],
-            hint=f"star-edge calibrate --data {source.data}, if that is meant",
-        )
-    return dataset, source.data
 
 
 def training_clips(dataset: Dataset, scheme: str) -> np.ndarray:

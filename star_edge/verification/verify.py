@@ -11,10 +11,10 @@ import numpy as np
 
 from runtime.bundle import Bundle, write_report
 from runtime.engine import Engine
-from runtime.errors import InputError, MismatchError
+from runtime.errors import InputError
 from runtime.manifest import Manifest
-from runtime.skeleton import Skeleton
 from star_edge import __version__
+from star_edge.data.recorded import open_for_bundle
 from star_edge.engines import open_engine
 from star_edge.training.batches import featurise, group_by_frames
 from star_edge.verification.compare import compare, compare_by_length
@@ -64,8 +64,7 @@ def verify_bundle(
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     manifest = bundle.manifest
-    data = _open_data(dataset, manifest)
-    check_data(data, manifest)
+    data = open_for_bundle(manifest, dataset, "verify")
     scheme = split or (manifest.source.split if manifest.source.split in data.meta.splits else data.meta.default_split)
     chosen, available = _choose(data, scheme, part, samples, seed)
     reference = open_engine(bundle, REFERENCE, precision="fp32", threads=threads)
@@ -92,62 +91,6 @@ def verify_bundle(
     )
     write_report(bundle, "verify", msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     return report
-
-
-def check_data(data: Dataset, manifest: Manifest) -> None:
-    """Raise MismatchError unless clips and labels of the dataset mean what the bundle's model was trained on."""
-    found, expected = data.meta.skeleton, manifest.skeleton
-    if _layout(found) != _layout(expected):
-        raise MismatchError(
-            "the clips have another skeleton than the bundle",
-            where=data.path or data.meta.source,
-            found=f"{found.name}, {found.num_joints} joints",
-            expected=f"{expected.name}, {expected.num_joints} joints",
-            hint="give clips of the bundle's layout with --data",
-        )
-    names, known = data.meta.class_names, manifest.class_names
-    if names != known:
-        differing = [f"{i}: {a!r}, not {b!r}" for i, (a, b) in enumerate(zip(names, known, strict=False)) if a != b]
-        raise MismatchError(
-            "the clips have other classes than the bundle",
-            where=data.path or data.meta.source,
-            found=f"{len(names)} classes" + (f", class {differing[0]}" if differing else ""),
-            expected=f"{len(known)} classes: {', '.join(known[:3])}, ...",
-            hint="give the data the model was trained on with --data",
-        )
-
-
-def _layout(skeleton: Skeleton) -> tuple[object, ...]:
-    """What decides the features of a clip, whatever the layout is called."""
-    return skeleton.num_joints, skeleton.bones, skeleton.root, skeleton.dims
-
-
-def _open_data(dataset: Dataset | str | Path | None, manifest: Manifest) -> Dataset:
-    from star_edge.data import Dataset, open_dataset
-
-    if isinstance(dataset, Dataset):
-        return dataset
-    if dataset is not None:
-        return open_dataset(dataset)
-    source = manifest.source
-    if not source.data or not Path(source.data).exists():
-        raise InputError(
-            "the data the model was trained on is not here",
-            where=source.data or None,
-            found="nothing recorded in the bundle" if not source.data else "no such file or folder",
-            expected=f"the dataset {source.data_name}" if source.data_name else "a dataset",
-            hint="star-edge verify --data DATASET",
-        )
-    data = open_dataset(source.data)
-    if source.data_sha256 and data.meta.sha256 != source.data_sha256:
-        raise MismatchError(
-            "the data changed since the model was trained on it: its split may hold other clips",
-            where=source.data,
-            found=f"SHA-256 {data.meta.sha256[:12]}",
-            expected=source.data_sha256[:12],
-            hint=f"star-edge verify --data {source.data}, if that is meant",
-        )
-    return data
 
 
 def _choose(data: Dataset, scheme: str, part: str, samples: int | None, seed: int) -> tuple[np.ndarray, int]:

@@ -198,7 +198,7 @@ class TestWithModelopt:
         make_bundle(data_sha256="0" * 64)
         code, _, err = command()
         assert code == 4
-        assert "has changed" in err
+        assert "the data changed since the model was trained" in err
 
     def test_clips_of_other_classes(
         self, make_bundle: Callable[..., Path], write_dataset: Callable[..., Path], command: Command, tmp_path: Path
