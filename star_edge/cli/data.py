@@ -88,7 +88,7 @@ def convert(
     report = describe(Dataset.open(out))
     _print(report, output)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
-    output.console.print(f"{out}: {report.clips} clips, {size:.1f} MB. Next: star-edge train {out}", soft_wrap=True)
+    output.console.print(f"{out}: {report.clips} clips, {size:.1f} MB. next: star-edge train --data {out}", soft_wrap=True)
 
 
 @command.command()
@@ -109,7 +109,7 @@ def info(path: Path, skeleton: str | None, output: Output) -> None:
     dataset = open_dataset(path, skeleton=skeleton, track=track)
     report = describe(dataset)
     _print(report, output)
-    following = f"star-edge train {path}" if dataset.path else f"star-edge data convert {path} {path.stem}"
+    following = f"star-edge train --data {path}" if dataset.path else f"star-edge data convert {path} {path.stem}"
     output.console.print(f"{path}: {report.clips} clips, undamaged. Next: {following}", soft_wrap=True)
 
 
