@@ -95,13 +95,8 @@ def test_interrupt_leaves_nothing(tmp_path: Path, recordings: Path) -> None:
     work.mkdir()
     command = [sys.executable, "-m", "star_edge", "data", "convert", str(many), str(work / "set"), "--workers", "1"]
     # a shell starts background jobs with the signal ignored, and so would be all they start
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    command = ["env", "--default-signal=INT", *command]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not any(work.iterdir()) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
