@@ -81,7 +81,8 @@ def _show_models(document: inspection.ModelsDocument, console: Console) -> None:
         table.add_row(model.name, _text(model.config), count)
     console.print(table)
     console.print(
-        f"{len(document.models)} models; next: star-edge train --data DATASET --model {document.models[0].name}", soft_wrap=True
+        f"{len(document.models)} models; next: star-edge train --data DATASET --model {document.models[0].name}",
+        soft_wrap=True,
     )
 
 
