@@ -66,11 +66,12 @@ class AccuracyReport(msgspec.Struct, frozen=True):
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    recipe = get_recipe(str(HERE / "recipes" / f"{arguments.name}.json"))
+    recipe = get_recipe(arguments.recipe or str(HERE / "recipes" / f"{arguments.name}.json"))
     dataset = open_dataset(arguments.data)
     fitted = tuple(arguments.fit.split("+"))
     part = "test" if "val" in fitted else "val"
-    path = HERE / "results" / f"accuracy-{arguments.name}{'' if part == 'test' else '-val'}.json"
+    tags = [arguments.name, *([recipe.name] if arguments.recipe else []), *(["val"] if part == "val" else [])]
+    path = HERE / "results" / f"accuracy-{'-'.join(tags)}.json"
     results: list[SplitResult] = []
     for split in arguments.split or [dataset.meta.default_split]:
         results.append(_run(dataset, split, fitted, part, recipe, arguments))
@@ -96,7 +97,7 @@ def _run(
     dataset: Dataset, split: str, fitted: tuple[str, ...], part: str, recipe: Recipe, arguments: argparse.Namespace
 ) -> SplitResult:
     started = time.monotonic()
-    out = arguments.out / f"{arguments.name}-{split}-{arguments.fit}-seed{arguments.seed}"
+    out = arguments.out / f"{arguments.name}-{recipe.name}-{split}-{arguments.fit}-seed{arguments.seed}"
     trainer = Trainer(Task.of(dataset, split, fitted), arguments.model, recipe, out, arguments.seed)
     if (out / "last.pt").exists():
         trainer.resume()
@@ -125,6 +126,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", action="append", help="split scheme, several times for several")
     parser.add_argument("--fit", choices=["train", "train+val"], default="train+val")
+    parser.add_argument("--recipe", help="a named recipe or file in place of recipes/NAME.json, e.g. paper")
     parser.add_argument("--model", default="star-64")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
