@@ -34,7 +34,7 @@ def test_convert_then_info(tmp_path: Path, recordings: Path) -> None:
     made = star_edge("data", "convert", recordings, tmp_path / "set")
     assert made.returncode == 0, made.stderr
     assert made.stdout.splitlines()[-1].startswith(f"{tmp_path / 'set'}: 20 clips")
-    assert made.stdout.splitlines()[-1].endswith(f"star-edge train {tmp_path / 'set'}")
+    assert made.stdout.splitlines()[-1].endswith(f"star-edge train --data {tmp_path / 'set'}")
     told = star_edge("data", "info", "--json", tmp_path / "set")
     assert told.returncode == 0, told.stderr
     report = json.loads(told.stdout)
