@@ -82,7 +82,7 @@ def main() -> None:
             model=arguments.model,
             seed=arguments.seed,
             recipe=recipe,
-            command=shlex.join(["python", *sys.argv]),
+            command=shlex.join(["python", sys.argv[0], *(Path(word).name if "/" in word else word for word in sys.argv[1:])]),
             host=read_host(),
             results=tuple(results),
             correct=correct,

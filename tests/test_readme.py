@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -176,3 +177,9 @@ def test_errors_shown_are_the_users_errors() -> None:
     listed = re.search(r"Exit codes: 0 .*?4 ", README, re.DOTALL)
     assert listed
     assert codes == {int(code) for code in re.findall(r"\b[1-9]\b", listed[0])}
+
+
+def test_results_are_the_recorded_ones() -> None:
+    """README's figures come from benchmarks/results/ alone; to renew them: python benchmarks/readme_results.py."""
+    script = runpy.run_path(str(REPOSITORY / "benchmarks" / "readme_results.py"))
+    assert script["replace"](README, script["render"]()) == README

@@ -82,7 +82,7 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         bundle, bundle_id: name and identity of the bundle it was made from.
-        data, data_sha256: dataset and the hash of its clips.
+        data, data_sha256: name of the dataset and the hash of its clips.
         split, part: scheme, and ``test``, ``val`` or ``train``.
         samples: clips used of ``available``; ``seed`` chose them when they are fewer.
         reference: engine, precision and library of the reference.

@@ -78,7 +78,7 @@ def verify_bundle(
         star_edge_version=__version__,
         bundle=bundle.path.resolve().name,
         bundle_id=manifest.bundle_id,
-        data=str(data.path or data.meta.source),
+        data=data.meta.name,
         data_sha256=data.meta.sha256,
         split=scheme,
         part=part,
