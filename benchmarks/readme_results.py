@@ -41,7 +41,7 @@ def replace(text: str, results: str) -> str:
 
 def _accuracy(results: dict[str, Any]) -> str:
     lines = [
-        "STAR-64, trained on train and val with `benchmarks/recipes/` (chosen on val), test clips read once:\n",
+        "STAR-64, trained on train and val with `benchmarks/recipes/`; no choice was made on test clips:\n",
         "| recordings | test clips | top-1 | seed | date | from |",
         "| --- | ---: | ---: | ---: | --- | --- |",
     ]

@@ -164,11 +164,11 @@ class Trainer:
                 raise MismatchError(
                     f"the interrupted run in {self.out} used another {key}",
                     where=path,
-                    found=state.get(key),
-                    expected=value,
+                    found=_short(state.get(key)),
+                    expected=_short(value),
                     hint="repeat the options of that run, or choose another --out",
                 )
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
@@ -177,7 +177,7 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """What has to be equal for a run to be the continuation of another."""
         return {
-            "model_name": self.model_entry.name,
+            "model": msgspec.to_builtins(self.model_entry),
             "seed": self.seed,
             "recipe": msgspec.to_builtins(self.recipe),
             "data": msgspec.to_builtins(self.task.data),
@@ -234,7 +234,7 @@ class Trainer:
         state = {
             "schema": STATE_SCHEMA,
             **self._identity(),
-            "model": self.model.state_dict(),
+            "weights": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "epoch": self.epoch,
@@ -269,6 +269,12 @@ class Trainer:
             },
             recipe={**msgspec.to_builtins(self.recipe), "seed": self.seed},
         )
+
+
+def _short(value: object) -> str:
+    """A value as an error shows it; a model's edges alone would fill a screen."""
+    text = str(value)
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -108,7 +108,7 @@ def test_resume_after_a_kill_gives_the_same_weights(tmp_path: Path) -> None:
     assert continued.epoch == 2
     parts = continued.run()
     states = [torch.load(path.parent / "last.pt", weights_only=True) for path in (whole, parts)]
-    for part in ("model", "averaged"):
+    for part in ("weights", "averaged"):
         for name, tensor in states[0][part].items():
             torch.testing.assert_close(tensor, states[1][part][name], atol=0, rtol=0)
 
@@ -119,6 +119,8 @@ def test_resume_refuses_another_recipe(tmp_path: Path) -> None:
         Trainer(separable_task(), "star-64", quick(lr=1e-4), tmp_path, 1).resume()
     with pytest.raises(MismatchError, match="another seed"):
         Trainer(separable_task(), "star-64", quick(), tmp_path, 2).resume()
+    with pytest.raises(MismatchError, match="another model"):
+        Trainer(separable_task(), "star-64", quick(), tmp_path, 1, attention="full").resume()
 
 
 def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
