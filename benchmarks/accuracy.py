@@ -4,7 +4,7 @@
     python benchmarks/accuracy.py sbu DATA/sbu_interaction.npz --split fold0 --split fold1 ...
 
 For each split: train on train and val with ``benchmarks/recipes/NAME.json`` to its last epoch, read test once, and append the
-figures to ``benchmarks/results/accuracy-NAME.json``. The recipe was chosen beforehand on val (``--fit train``: the same command
+figures to ``benchmarks/results/accuracy-NAME.json``. Choices belong on val (``--fit train``: the same command
 trains on train alone and reads val instead of test; its figures go to ``accuracy-NAME-val.json``).
 """
 
