@@ -21,7 +21,7 @@ from exporters.onnx.graph import node_precisions, quantised_modules, recorded_te
 from runtime.bundle import Bundle, BundleWriter
 from runtime.calibration_table import CalibrationTable
 from runtime.manifest import CALIBRATION, WEIGHTS, model_file
-from star_edge.data.recorded import open_for_bundle
+from star_edge.data.recorded import Recorded, open_recorded
 
 if TYPE_CHECKING:
     from star_edge.models.star import StarConfig
@@ -59,7 +59,7 @@ def calibrate_bundle(
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     manifest = bundle.manifest
     ptq.import_modelopt()  # said before the work, not after it
-    dataset = open_for_bundle(manifest, data, "calibrate", track)
+    dataset = open_recorded(Recorded.in_bundle(manifest), data, "calibrate", track)
     scheme = split or manifest.source.split or dataset.meta.default_split
     clips = training_clips(dataset, scheme)
     checked = check_not_held_out(manifest, dataset, clips)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from runtime.errors import InputError, MismatchError
+from runtime.errors import InputError
 from star_edge.cli.common import Output, common_options
 
 
@@ -22,22 +22,14 @@ def command(checkpoint: Path, data: Path | None, split: str | None, part: str, t
     import torch
     from rich.table import Table
 
-    from star_edge.data import open_dataset
+    from star_edge.data.recorded import Recorded, open_recorded
     from star_edge.training.checkpoint import build_from_checkpoint, load_checkpoint
     from star_edge.training.evaluate import EvaluationReport, class_accuracies, model_logits, top_k_accuracy
 
     if threads:
         torch.set_num_threads(threads)
     saved = load_checkpoint(checkpoint)
-    dataset = open_dataset(data or Path(saved.data.source))
-    if (dataset.meta.class_names, dataset.meta.skeleton) != (saved.class_names, saved.skeleton):
-        raise MismatchError(
-            "dataset and checkpoint do not belong together",
-            where=checkpoint,
-            found=f"{dataset.meta.skeleton.name}, {len(dataset.meta.class_names)} classes in {dataset.meta.name}",
-            expected=f"{saved.skeleton.name}, {len(saved.class_names)} classes as the checkpoint has",
-            hint=f"star-edge inspect {checkpoint}",
-        )
+    dataset = open_recorded(Recorded.in_checkpoint(saved), data, f"evaluate {checkpoint}", output.track)
     scheme = split or saved.data.split
     indices = dataset.indices(scheme, part)
     if not len(indices):

@@ -14,7 +14,7 @@ from runtime.engine import Engine
 from runtime.errors import InputError
 from runtime.manifest import Manifest
 from star_edge import __version__
-from star_edge.data.recorded import open_for_bundle
+from star_edge.data.recorded import Recorded, open_recorded
 from star_edge.engines import open_engine
 from star_edge.training.batches import featurise, group_by_frames
 from star_edge.verification.compare import compare, compare_by_length
@@ -64,7 +64,7 @@ def verify_bundle(
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     manifest = bundle.manifest
-    data = open_for_bundle(manifest, dataset, "verify")
+    data = open_recorded(Recorded.in_bundle(manifest), dataset, "verify")
     scheme = split or (manifest.source.split if manifest.source.split in data.meta.splits else data.meta.default_split)
     chosen, available = _choose(data, scheme, part, samples, seed)
     reference = open_engine(bundle, REFERENCE, precision="fp32", threads=threads)

@@ -89,3 +89,10 @@ def test_train_and_evaluate_on_generated_clips(tmp_path: Path) -> None:
     scores = json.loads(evaluated.stdout)
     assert scores["correct"] == sum(row["correct"] for row in scores["classes"])
     assert scores["clips"] == sum(row["clips"] for row in scores["classes"]) > 0
+    next((tmp_path / "clips").glob("*.skeleton")).unlink()
+    changed = star_edge("evaluate", report["checkpoint"], "--threads", "1", cwd=tmp_path)
+    assert changed.returncode == 4
+    assert "the data changed since" in changed.stderr
+    assert f"star-edge evaluate {report['checkpoint']} --data" in changed.stderr
+    meant = star_edge("evaluate", report["checkpoint"], "--data", "clips", "--threads", "1", cwd=tmp_path)
+    assert meant.returncode == 0, meant.stderr
