@@ -5,28 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
+import numpy as np
 import onnx
 from onnx import ModelProto
 
 from calibration import ptq
+from calibration.histograms import AMAX_FLOOR, METHODS, PERCENTILE, Histograms, Method
 from calibration.int8 import Int8Model, compare, make_int8_model, model_config
-from calibration.ranges import AMAX_FLOOR, Method, entropy_ranges, largest_magnitudes
+from calibration.methods import score_methods, val_clips
+from calibration.ranges import collect_histograms, largest_magnitudes
 from calibration.reader import ClipReader, Track
-from calibration.report import CalibrateReport
+from calibration.report import CalibrateReport, MethodScore, RangesReport, TensorRange
 from calibration.selection import check_not_held_out, stratified, training_clips
 from exporters.onnx.graph import node_precisions, quantised_modules, recorded_tensors
-from runtime.bundle import Bundle, BundleWriter
+from runtime.bundle import Bundle, BundleWriter, write_report
 from runtime.calibration_table import CalibrationTable
 from runtime.manifest import CALIBRATION, WEIGHTS, model_file
 from star_edge.data.recorded import Recorded, open_recorded
 
 if TYPE_CHECKING:
+    from star_edge.data import Dataset
     from star_edge.models.star import StarConfig
 
 _COMPARED = 64  # clips on which fp32 and INT8 are set side by side
+_SHOWN_BINS = 64  # of a histogram in the report
 
 
 def calibrate_bundle(
@@ -34,7 +39,8 @@ def calibrate_bundle(
     data: str | Path | None = None,
     *,
     samples: int = 512,
-    method: Method = "entropy",
+    method: Method | Literal["best"] = "entropy",
+    percentile: float = PERCENTILE,
     split: str | None = None,
     seed: int = 0,
     track: Track | None = None,
@@ -46,7 +52,8 @@ def calibrate_bundle(
         bundle: an opened bundle or its folder.
         data: a dataset; default: the training source recorded in the bundle.
         samples: training clips wanted; with fewer at hand all are used, which is said and recorded.
-        method: how a range is taken.
+        method: how a range is taken; ``best`` tries all and takes the one that is best on val clips.
+        percentile: share of the values kept by the method ``percentile``, per cent.
         split: scheme whose part ``train`` is used; default: the recorded one.
         seed: of the choice of clips.
         track: wraps each pass over the clips for a progress bar.
@@ -66,32 +73,36 @@ def calibrate_bundle(
     if not checked:
         say("The recorded training data is not here: these clips could not be compared with its test clips.")
     chosen = clips[stratified(dataset.names[clips], dataset.labels[clips], dataset.lengths[clips], samples, seed)]
-    labels, lengths = dataset.labels[chosen].tolist(), dataset.lengths[chosen]
-    classes = {name: labels.count(label) for label, name in enumerate(dataset.meta.class_names)}
-    if len(chosen) < samples:
-        say(f"Fewer clips than asked for: {len(chosen)} of {samples}, all that split {scheme} has for training.")
-    if not all(classes.values()):
-        say(f"No clip of the classes {', '.join(name for name, count in classes.items() if not count)}.")
-    say(
-        f"Calibrating with {len(chosen)} training clips of {dataset.meta.name}, split {scheme}, "
-        f"{lengths.min()} to {lengths.max()} rows"
-    )
-    table = make_table(bundle, ClipReader(dataset, chosen, manifest.features, track), method, samples)
-    int8 = make_int8_model(bundle, table)
+    judged = val_clips(dataset, scheme) if method == "best" else chosen[:0]
+    classes = _say_what_is_used(dataset, chosen, samples, scheme, say)
+    reader = ClipReader(dataset, chosen, manifest.features, track)
+    fp32 = bundle.read(model_file("fp32"))
+    histograms = collect(onnx.load_model_from_string(fp32), model_config(bundle), reader)
+    methods: tuple[Method, ...] = METHODS if method == "best" else (method,)
+    tables = {name: make_table(bundle, histograms, name, percentile, reader.names, samples) for name in methods}
+    models = {name: make_int8_model(bundle, table) for name, table in tables.items()}
+    scores: tuple[MethodScore, ...] = ()
+    if method == "best":
+        scores = score_methods(fp32, models, ClipReader(dataset, judged, manifest.features, track), dataset.labels[judged])
+    taken = scores[0].method if scores else methods[0]
+    table, int8 = tables[taken], models[taken]
     compared = chosen[:: max(1, len(chosen) // _COMPARED)][:_COMPARED]
     agreement = compare(bundle, int8, ClipReader(dataset, compared, manifest.features, track))
     calibrated = commit(bundle, table, int8)
+    write_report(calibrated, "ranges", msgspec.json.encode(describe_ranges(calibrated, histograms, table, percentile)))
     return CalibrateReport(
         bundle=str(calibrated.path),
         bundle_id=calibrated.manifest.bundle_id,
         data=str(data or manifest.source.data),
         split=scheme,
-        method=method,
+        method=table.method,
+        percentile=table.percentile,
+        scores=scores,
         samples=table.samples,
         requested_samples=table.requested_samples,
         classes=classes,
-        shortest=int(lengths.min()),
-        longest=int(lengths.max()),
+        shortest=int(dataset.lengths[chosen].min()),
+        longest=int(dataset.lengths[chosen].max()),
         held_out_checked=checked,
         weights_sha256=table.weights_sha256,
         ranges=len(table.ranges),
@@ -105,34 +116,69 @@ def calibrate_bundle(
     )
 
 
-def collect_ranges(model: ModelProto, config: StarConfig, reader: ClipReader, method: Method) -> dict[str, float]:
-    """Calibration key -> amax > 0, for every recorded tensor.
+def _say_what_is_used(
+    dataset: Dataset, chosen: np.ndarray, samples: int, scheme: str, say: Callable[[str], None]
+) -> dict[str, int]:
+    """Tell which clips calibrate and what is missing among them; class name -> clips of it."""
+    labels, lengths = dataset.labels[chosen].tolist(), dataset.lengths[chosen]
+    classes = {name: labels.count(label) for label, name in enumerate(dataset.meta.class_names)}
+    if len(chosen) < samples:
+        say(f"Fewer clips than asked for: {len(chosen)} of {samples}, all that split {scheme} has for training.")
+    if not all(classes.values()):
+        say(f"No clip of the classes {', '.join(name for name, count in classes.items() if not count)}.")
+    say(
+        f"Calibrating with {len(chosen)} training clips of {dataset.meta.name}, split {scheme}, "
+        f"{lengths.min()} to {lengths.max()} rows"
+    )
+    return classes
 
-    A first pass finds the largest magnitudes. ModelOpt then calibrates the inputs of the quantised products; the other
-    tensors, which only plugins with INT8 inputs and outputs need, are collected here by the same method.
+
+def collect(model: ModelProto, config: StarConfig, reader: ClipReader) -> Histograms:
+    """Histograms of every tensor whose range is recorded: one pass for the largest magnitudes, one to count.
+
+    Between them ModelOpt calibrates the same graph and has to agree about nodes and magnitudes.
     """
     tensors = recorded_tensors(config)
-    inputs = {module: tensors[f"{module}.in"] for module in quantised_modules(config)}
     amax = largest_magnitudes(model, set(tensors.values()), reader)
-    weighted = {tensor: amax[tensor] for tensor in sorted(set(inputs.values()))}
-    found = {tensor: value for tensor, value in amax.items() if tensor not in weighted}
-    if method == "entropy":
-        found = entropy_ranges(model, found, reader)
-    found |= ptq.weighted_input_ranges(model, inputs, reader, method, weighted)
-    return {key: max(found[tensor], AMAX_FLOOR) for key, tensor in sorted(tensors.items())}
+    ptq.check_with_modelopt(model, {module: tensors[f"{module}.in"] for module in quantised_modules(config)}, reader, amax)
+    return collect_histograms(model, amax, reader)
 
 
-def make_table(bundle: Bundle, reader: ClipReader, method: Method, requested: int) -> CalibrationTable:
-    """Calibrate the bundle's fp32 graph with the clips of the reader; the same clips give the same table."""
-    model = onnx.load_model_from_string(bundle.read(model_file("fp32")))
+def make_table(
+    bundle: Bundle, histograms: Histograms, method: Method, percentile: float, clips: tuple[str, ...], requested: int
+) -> CalibrationTable:
+    """The ranges one method takes from histograms of the named clips; ``requested`` clips had been asked for."""
+    tensors = recorded_tensors(model_config(bundle))
     return CalibrationTable(
         method=method,
-        samples=len(reader),
+        percentile=percentile if method == "percentile" else None,
+        samples=len(clips),
         requested_samples=requested,
-        clips=reader.names,
+        clips=clips,
         weights_sha256=bundle.manifest.files[WEIGHTS].sha256,
-        ranges=collect_ranges(model, model_config(bundle), reader, method),
+        ranges={
+            key: max(histograms.range_by(method, tensor, percentile), AMAX_FLOOR) for key, tensor in sorted(tensors.items())
+        },
     ).check(where=CALIBRATION)
+
+
+def describe_ranges(bundle: Bundle, histograms: Histograms, table: CalibrationTable, percentile: float) -> RangesReport:
+    """What was seen of each tensor and where each method cuts it."""
+    tensors = recorded_tensors(model_config(bundle))
+    return RangesReport(
+        bundle_id=bundle.manifest.bundle_id,
+        method=table.method,
+        percentile=percentile,
+        tensors={
+            key: TensorRange(
+                amax=histograms.amax[tensor],
+                chosen=table.ranges[key],
+                ranges={method: histograms.range_by(method, tensor, percentile) for method in METHODS},
+                counts=tuple(histograms.counts[tensor].reshape(_SHOWN_BINS, -1).sum(1).tolist()),
+            )
+            for key, tensor in sorted(tensors.items())
+        },
+    )
 
 
 def commit(bundle: Bundle, table: CalibrationTable, int8: Int8Model) -> Bundle:

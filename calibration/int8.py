@@ -86,30 +86,31 @@ def make_int8_model(bundle: Bundle, table: CalibrationTable) -> Int8Model:
 
 def compare(bundle: Bundle, int8: Int8Model, reader: ClipReader) -> Agreement:
     """Run fp32 and INT8 on every clip of the reader; InputError when INT8 answers NaN or infinity."""
-    sessions = [
-        open_session(onnx.load_model_from_string(data), optimise=True) for data in (bundle.read(model_file("fp32")), int8.data)
-    ]
-    reference, found = [], []
-    for inputs in reader.start("fp32 beside int8"):
-        expected, logits = (session.run(["logits"], inputs)[0] for session in sessions)
-        if not np.isfinite(logits).all():
-            raise InputError(
-                "the INT8 model answers NaN or infinity",
-                where=f"clip {reader.clip_name}",
-                expected="finite logits",
-                hint="export without --fp16, then calibrate again"
-                if int8.base == "fp16"
-                else "star-edge verify --precision fp32",
-            )
-        reference.append(expected[0])
-        found.append(logits[0])
-    expected, logits = np.stack(reference), np.stack(found)
+    reference = logits_of(bundle.read(model_file("fp32")), reader, "fp32")
+    logits = logits_of(int8.data, reader, "int8")
     return Agreement(
         clips=len(logits),
-        agreement=float((expected.argmax(1) == logits.argmax(1)).mean()),
-        max_abs_err=float(np.abs(expected - logits).max()),
-        relative_err=relative_error(logits, expected),
+        agreement=float((reference.argmax(1) == logits.argmax(1)).mean()),
+        max_abs_err=float(np.abs(reference - logits).max()),
+        relative_err=relative_error(logits, reference),
     )
+
+
+def logits_of(model: bytes, reader: ClipReader, label: str) -> np.ndarray:
+    """Logits [N, K] of an ONNX model on every clip of the reader; InputError when one is NaN or infinite."""
+    session = open_session(onnx.load_model_from_string(model), optimise=True)
+    rows = []
+    for inputs in reader.start(label):
+        logits = session.run(["logits"], inputs)[0]
+        if not np.isfinite(logits).all():
+            raise InputError(
+                "the model answers NaN or infinity",
+                where=f"{label}, clip {reader.clip_name}",
+                expected="finite logits",
+                hint="star-edge verify --precision fp32; if that passes, export without --fp16 and calibrate again",
+            )
+        rows.append(logits[0])
+    return np.stack(rows)
 
 
 def model_config(bundle: Bundle) -> StarConfig:

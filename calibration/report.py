@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from calibration.histograms import Method
+
 
 class Agreement(msgspec.Struct, frozen=True):
     """INT8 beside fp32 on calibration clips: information, not a gate, because these clips chose the ranges.
@@ -21,10 +23,65 @@ class Agreement(msgspec.Struct, frozen=True):
     relative_err: float
 
 
+class MethodScore(msgspec.Struct, frozen=True, kw_only=True):
+    """One method's INT8 model beside fp32 on val clips.
+
+    Attributes:
+        agreement: share of clips with the same class.
+        lost, gained: clips only fp32, and only INT8, has right.
+        sqnr_db: signal to noise of the logits, decibel; None without noise.
+        passed: the gate would hold on these clips.
+    """
+
+    method: Method
+    samples: int
+    top1: float
+    reference_top1: float
+    agreement: float
+    lost: int
+    gained: int
+    sqnr_db: float | None
+    passed: bool
+
+
+class TensorRange(msgspec.Struct, frozen=True):
+    """What calibration saw of one tensor.
+
+    Attributes:
+        amax: largest magnitude.
+        chosen: the range its scale is made from.
+        ranges: method -> the range it gives.
+        counts: values in equal bins of magnitude from 0 to amax.
+    """
+
+    amax: float
+    chosen: float
+    ranges: dict[str, float]
+    counts: tuple[int, ...]
+
+
+class RangesReport(msgspec.Struct, frozen=True):
+    """``reports/ranges.json``: where each method would cut the activations. The scales come from ``calibration.json`` alone.
+
+    Attributes:
+        method: the one taken.
+        percentile: per cent of the values that ``percentile`` keeps.
+        tensors: key in ``calibration.json`` -> what was seen.
+    """
+
+    bundle_id: str
+    method: str
+    percentile: float
+    tensors: dict[str, TensorRange]
+    schema: str = "star-edge/ranges/1"
+
+
 class CalibrateReport(msgspec.Struct, frozen=True):
     """What calibrating a bundle gave; ``star-edge calibrate --json`` prints it.
 
     Attributes:
+        method: the one taken; ``percentile`` per cent of the values it keeps, if it is that one.
+        scores: every method on val clips, the best first, when the best one was asked for.
         samples, requested_samples: clips used and asked for.
         classes: class name -> clips of it used.
         shortest, longest: rows of the clips used.
@@ -42,6 +99,8 @@ class CalibrateReport(msgspec.Struct, frozen=True):
     data: str
     split: str
     method: str
+    percentile: float | None
+    scores: tuple[MethodScore, ...]
     samples: int
     requested_samples: int
     classes: dict[str, int]

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 
 from star_edge.cli.common import Output, common_options, find_bundle
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from calibration.report import CalibrateReport
 
 
@@ -19,15 +22,18 @@ if TYPE_CHECKING:
 @click.option(
     "--samples", type=click.IntRange(min=1), default=512, show_default=True, help="Training clips to calibrate with."
 )
-@click.option("--method", type=click.Choice(["entropy", "max"]), default="entropy", show_default=True,
-              help="How a range is taken from the activations seen.")  # fmt: skip
+@click.option("--method", type=click.Choice(["entropy", "max", "mse", "percentile", "best"]), default="entropy",
+              show_default=True, help="How a range is taken; best: all of them, chosen on val clips.")  # fmt: skip
+@click.option("--percentile", type=click.FloatRange(50, 100, min_open=True), default=99.99, show_default=True,
+              help="Per cent of the values that method percentile keeps.")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset; the one the model was trained on if left out.")
 @click.option("--split", help="Split scheme whose part train is used; the one recorded in the bundle if left out.")
 @common_options
 def command(
     bundle: Path | None,
     samples: int,
-    method: Literal["entropy", "max"],
+    method: Literal["entropy", "max", "mse", "percentile", "best"],
+    percentile: float,
     data: Path | None,
     split: str | None,
     output: Output,
@@ -38,9 +44,14 @@ def command(
     time. Clips that the model is judged by are refused.
 
     \b
-    Which method suits a model is chosen on val clips:
-      star-edge calibrate --method max && star-edge verify --precision int8 --part val
+    max         the largest magnitude seen
+    percentile  a share of the values, see --percentile
+    entropy     where 8 bits keep the distribution best (least KL divergence)
+    mse         where rounding inside and clipping outside lose least
     """
+    given = click.get_current_context().get_parameter_source("percentile") is not ParameterSource.DEFAULT
+    if given and method not in ("percentile", "best"):
+        raise click.UsageError(f"--percentile belongs to --method percentile or best, not to {method}")
     from calibration.calibrate import calibrate_bundle
 
     def track(items: Iterable[Any], description: str, total: int) -> Iterable[Any]:
@@ -50,11 +61,44 @@ def command(
         output.console.print(text, soft_wrap=True, markup=False)
 
     report = calibrate_bundle(
-        find_bundle(bundle), data, samples=samples, method=method, split=split, seed=output.seed, track=track, say=say
+        find_bundle(bundle),
+        data,
+        samples=samples,
+        method=method,
+        percentile=percentile,
+        split=split,
+        seed=output.seed,
+        track=track,
+        say=say,
     )
     output.document(report)
+    if report.scores:
+        output.console.print(score_table(report))
     for line in summary(report):
         say(line)
+
+
+def score_table(report: CalibrateReport) -> Table:
+    """Every method on val clips, the best first."""
+    from rich.table import Table
+
+    table = Table(title=f"INT8 beside fp32 on {report.scores[0].samples} val clips; {report.method} is taken")
+    table.add_column("method", no_wrap=True)
+    for title in ("top-1", "of fp32", "agreement", "lost", "gained", "SQNR dB"):
+        table.add_column(title, justify="right")
+    table.add_column("gate")
+    for score in report.scores:
+        table.add_row(
+            score.method,
+            f"{score.top1:.2%}",
+            f"{score.reference_top1:.2%}",
+            f"{score.agreement:.2%}",
+            str(score.lost),
+            str(score.gained),
+            "-" if score.sqnr_db is None else f"{score.sqnr_db:.1f}",
+            "would pass" if score.passed else "would miss",
+        )
+    return table
 
 
 def summary(report: CalibrateReport) -> list[str]:

@@ -71,7 +71,7 @@ def command(
                 f"{_name(result)}: at most {result.allowed_losses} net lost, {result.allowed_disagreements} different"
                 for result in missed
             ),
-            hint="star-edge calibrate --method max"
+            hint="star-edge calibrate --method best"
             if all(result.precision == "int8" for result in missed)
             else "star-edge inspect " + str(path),
         )

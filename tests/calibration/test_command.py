@@ -14,7 +14,9 @@ import onnx
 import pytest
 
 from calibration import calibrate, int8
+from calibration.histograms import METHODS
 from calibration.ptq import quantised_products
+from calibration.report import RangesReport
 from runtime.bundle import Bundle
 from runtime.errors import MismatchError
 from runtime.features import compute_features
@@ -89,6 +91,56 @@ class TestWithModelopt:
         clip = data.clip(4)
         features = compute_features(clip.joints, np.array([clip.person_lengths]), data.meta.skeleton)
         assert np.isfinite(engine.run(features, cu_seqlens_of([len(clip)]))).all()
+
+    def test_best_is_chosen_on_val_clips_and_all_methods_are_shown(
+        self, make_bundle: Callable[..., Path], small_data: Path, command: Command
+    ):
+        path = make_bundle()
+        code, out, err = command("--samples", 12, "--method", "best", "--percentile", 99.5, "--json")
+        assert code == 0, err
+        report, bundle = json.loads(out), Bundle.open(path)
+        data = Dataset.open(small_data)
+        assert {score["method"] for score in report["scores"]} == set(METHODS)
+        assert {score["samples"] for score in report["scores"]} == {len(data.indices("xsub", "val"))}
+        assert report["method"] == report["scores"][0]["method"] == bundle.calibration().method
+        agreements = [score["agreement"] for score in report["scores"]]
+        assert agreements == sorted(agreements, reverse=True)
+        assert not set(bundle.calibration().clips) & {str(name) for name in data.names[data.indices("xsub", "val")]}
+        assert f"{report['method']} is taken" in err
+        assert all(method in err for method in METHODS)
+
+    def test_a_data_set_without_val_clips_cannot_choose(
+        self, make_bundle: Callable[..., Path], write_dataset: Callable[..., Path], command: Command, tmp_path: Path
+    ):
+        few = write_dataset(tmp_path / "few", clips=4)  # the fifth of six clips is val
+        path = make_bundle(data=str(few), data_sha256=Dataset.open(few).meta.sha256)
+        before = contents(path)
+        code, _, err = command("--method", "best")
+        assert code == 2
+        assert "no val clips to choose a method on" in err
+        assert contents(path) == before
+
+    def test_percentile_is_recorded_and_cuts(self, make_bundle: Callable[..., Path], command: Command):
+        path = make_bundle()
+        ranges = {}
+        for percentile in (90, 99.9):
+            assert command("--samples", 6, "--method", "percentile", "--percentile", percentile)[0] == 0
+            table = Bundle.open(path).calibration()
+            assert (table.method, table.percentile) == ("percentile", percentile)
+            ranges[percentile] = table.ranges
+        assert all(ranges[90][key] <= value for key, value in ranges[99.9].items())
+        assert sum(ranges[90].values()) < sum(ranges[99.9].values())
+
+    def test_what_was_seen_of_each_tensor_is_kept_beside_the_bundle(self, make_bundle: Callable[..., Path], command: Command):
+        path = make_bundle()
+        assert command("--samples", 6, "--method", "mse")[0] == 0
+        bundle = Bundle.open(path)
+        seen = msgspec.json.decode((path / "reports" / "ranges.json").read_bytes(), type=RangesReport)
+        assert (seen.bundle_id, seen.method) == (bundle.manifest.bundle_id, "mse")
+        assert {key: tensor.chosen for key, tensor in seen.tensors.items()} == bundle.calibration().ranges
+        for tensor in seen.tensors.values():
+            assert tensor.ranges["mse"] == tensor.chosen <= tensor.ranges["max"] == tensor.amax
+            assert sum(tensor.counts) > 0
 
     def test_the_same_input_gives_the_same_bytes(self, make_bundle: Callable[..., Path], command: Command):
         path = make_bundle()
@@ -172,7 +224,9 @@ class TestWithModelopt:
             (["--split", "xview"], 2, "no split 'xview'"),
             (["--data", "absent.npz"], 2, "absent.npz"),
             (["--samples", "0"], 2, "--samples"),
-            (["--method", "mse"], 2, "--method"),
+            (["--method", "average"], 2, "--method"),
+            (["--method", "max", "--percentile", "99"], 2, "--percentile belongs to"),
+            (["--method", "percentile", "--percentile", "120"], 2, "--percentile"),
             (["absent.star"], 2, "not a bundle"),
         ],
     )

@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration.calibrate import collect_ranges, make_table
+from calibration.calibrate import collect, make_table
+from calibration.histograms import AMAX_FLOOR, METHODS
 from calibration.int8 import make_int8_model, model_config
-from calibration.ptq import check_quantised, import_modelopt, quantised_products, weighted_input_ranges
-from calibration.ranges import AMAX_FLOOR, METHODS, entropy_ranges, largest_magnitudes
+from calibration.ptq import check_quantised, check_with_modelopt, import_modelopt, quantised_products
+from calibration.ranges import largest_magnitudes
 from calibration.reader import ClipReader
 from exporters.onnx.graph import quantised_modules, recorded_tensors
 from runtime.bundle import Bundle
@@ -36,35 +37,21 @@ def inputs(small_bundle: Bundle) -> dict[str, str]:
     return {module: recorded_tensors(config)[f"{module}.in"] for module in quantised_modules(config)}
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_modelopt_finds_the_ranges_that_we_find(model, inputs, reader, method):
-    amax = largest_magnitudes(model, set(inputs.values()), reader)
-    expected = amax if method == "max" else entropy_ranges(model, amax, reader)
-    found = weighted_input_ranges(model, inputs, reader, method, amax)
-    assert found.keys() == set(inputs.values())
-    assert "context.flat" in found  # of head.hidden, which has one row a clip: ModelOpt leaves such products out by itself
-    assert "head.activation.out" in found
-    for tensor, value in found.items():
-        assert value == pytest.approx(expected[tensor], rel=1e-5), tensor
-    if method == "entropy":
-        assert any(found[tensor] < amax[tensor] for tensor in found)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_ranges_do_not_depend_on_the_order_of_the_clips(small_bundle, model, small_data, reader, method):
+def test_ranges_do_not_depend_on_the_order_of_the_clips(small_bundle, model, small_data, reader):
     dataset = Dataset.open(small_data)
     shuffled = np.random.default_rng(1).permutation(dataset.indices("xsub", "train"))
     config = model_config(small_bundle)
-    ranges = collect_ranges(model, config, reader, method)
-    assert ranges.keys() == recorded_tensors(config).keys()
-    assert collect_ranges(model, config, ClipReader(dataset, shuffled, FeatureRecipe()), method) == ranges
+    one, two = (collect(model, config, order) for order in (reader, ClipReader(dataset, shuffled, FeatureRecipe())))
+    assert one.amax.keys() == set(recorded_tensors(config).values())
+    for method in METHODS:
+        assert [one.range_by(method, name) for name in one.amax] == [two.range_by(method, name) for name in one.amax]
 
 
 def test_a_single_clip_of_one_row_is_enough(model, inputs, small_data):
     reader = ClipReader(Dataset.open(small_data), np.array([0]), FeatureRecipe())
     amax = largest_magnitudes(model, set(inputs.values()), reader)
     assert len(reader.get_first()["features"]) == 1
-    assert weighted_input_ranges(model, inputs, reader, "max", amax).keys() == set(inputs.values())
+    check_with_modelopt(model, inputs, reader, amax)
 
 
 def test_nothing_is_printed_and_no_file_stays(model, inputs, reader, tmp_path, monkeypatch, capfd):
@@ -72,7 +59,7 @@ def test_nothing_is_printed_and_no_file_stays(model, inputs, reader, tmp_path, m
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
     amax = largest_magnitudes(model, set(inputs.values()), reader)
-    weighted_input_ranges(model, inputs, reader, "entropy", amax)
+    check_with_modelopt(model, inputs, reader, amax)
     assert sorted(tmp_path.iterdir()) == before
     assert capfd.readouterr().out == ""
 
@@ -80,12 +67,21 @@ def test_nothing_is_printed_and_no_file_stays(model, inputs, reader, tmp_path, m
 def test_our_graph_and_modelopts_quantise_the_same_products_with_the_same_scales(small_bundle, model, inputs, reader):
     from calibration import ptq
 
-    amax = largest_magnitudes(model, set(inputs.values()), reader)
-    theirs = quantised_products(ptq._quantise(model, list(inputs), reader, "entropy", amax))
-    int8 = make_int8_model(small_bundle, make_table(small_bundle, reader, "entropy", 24))
-    assert quantised_products(onnx.load_model_from_string(int8.data)) == theirs
+    theirs = quantised_products(ptq._quantise(model, list(inputs), reader))
+    int8 = make_int8_model(small_bundle, table_of(small_bundle, reader, "max"))
+    ours = quantised_products(onnx.load_model_from_string(int8.data))
+    assert "context.flat" in {
+        found.tensor for found in ours.values()
+    }  # one row a clip: ModelOpt leaves such products out by itself
+    assert {module: found.tensor for module, found in ours.items()} == {m: found.tensor for m, found in theirs.items()}
+    assert all(found.amax == pytest.approx(theirs[module].amax, rel=1e-5) for module, found in ours.items())
     assert len(theirs) == len(int8.modules) == 8
     assert int8.qdq == {"QuantizeLinear": 8, "DequantizeLinear": 16}
+
+
+def table_of(bundle, reader, method):
+    model = onnx.load_model_from_string(bundle.read("model.fp32.onnx"))
+    return make_table(bundle, collect(model, model_config(bundle), reader), method, 99.9, reader.names, 24)
 
 
 def test_a_tensor_that_is_zero_on_every_clip_gets_the_floor(make_bundle, reader, inputs):
@@ -97,7 +93,7 @@ def test_a_tensor_that_is_zero_on_every_clip_gets_the_floor(make_bundle, reader,
 
     bundle = Bundle.open(make_bundle(silence))
     for method in METHODS:
-        table = make_table(bundle, reader, method, 24)
+        table = table_of(bundle, reader, method)
         assert table.ranges["layers.0.spatial.linear2.in"] == AMAX_FLOOR
         assert min(table.ranges.values()) == AMAX_FLOOR
         int8 = onnx.load_model_from_string(make_int8_model(bundle, table).data)
@@ -119,14 +115,14 @@ def test_zero_q_dq_is_refused_not_accepted(model, reader, inputs, monkeypatch):
 
     monkeypatch.setattr(ptq, "_quantise", lambda model, *_: model)
     with pytest.raises(MismatchError, match="other nodes than asked for"):
-        weighted_input_ranges(model, inputs, reader, "max", dict.fromkeys(inputs.values(), 1.0))
+        check_with_modelopt(model, inputs, reader, dict.fromkeys(inputs.values(), 1.0))
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1])
 def test_a_range_the_clips_cannot_have_is_refused(model, reader, inputs, factor):
     amax = largest_magnitudes(model, set(inputs.values()), reader)
     with pytest.raises(MismatchError, match="does not fit the activations"):
-        weighted_input_ranges(model, inputs, reader, "max", {tensor: value * factor for tensor, value in amax.items()})
+        check_with_modelopt(model, inputs, reader, {tensor: value * factor for tensor, value in amax.items()})
 
 
 @pytest.mark.parametrize(
@@ -143,17 +139,9 @@ def test_without_modelopt_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, ab
     assert caught.value.exit_code == 4
 
 
-def test_modelopts_own_collector_is_put_back(model, inputs, reader):
-    from modelopt.onnx.quantization import ort_patching
-
-    original = ort_patching.HistogramCollector
-    weighted_input_ranges(model, inputs, reader, "entropy", largest_magnitudes(model, set(inputs.values()), reader))
-    assert ort_patching.HistogramCollector is original
-
-
 def test_temporary_path_needs_no_plain_name(model, inputs, reader, tmp_path: Path, monkeypatch):
     odd = tmp_path / "a [b] (c) é"
     odd.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(odd))
     amax = largest_magnitudes(model, set(inputs.values()), reader)
-    assert weighted_input_ranges(model, inputs, reader, "max", amax)
+    check_with_modelopt(model, inputs, reader, amax)
