@@ -24,7 +24,7 @@ _SETS = {
 def render() -> str:
     """README's part between the markers, from the files in ``results/``."""
     results = {path.stem: json.loads(path.read_bytes()) for path in sorted((HERE / "results").glob("*.json"))}
-    parts = [_accuracy(results)]
+    parts = [_accuracy(results), *_methods(results)]
     for name in _SETS:
         if f"verify-{name}" in results:
             parts.append(_verified(name, results[f"verify-{name}"]))
@@ -52,6 +52,30 @@ def _accuracy(results: dict[str, Any]) -> str:
             file = f"[accuracy-{name}.json](benchmarks/results/accuracy-{name}.json)"
             lines.append(f"| {title} | {report['clips']} | {report['top1']:.2%} | {report['seed']} | {date} | {file} |")
     return "\n".join(lines) + "\n"
+
+
+def _methods(results: dict[str, Any]) -> list[str]:
+    """How INT8 by each method compares on val, if it was recorded."""
+    reports = {name: results[f"calibrate-{name}"]["report"] for name in _SETS if f"calibrate-{name}" in results}
+    if not reports:
+        return []
+    methods = sorted({score["method"] for report in reports.values() for score in report["scores"]})
+    lines = [
+        "INT8 of these models beside their fp32 on val clips, signal to noise of the logits and clips of the same class, by the method"
+        " that takes the ranges (`star-edge calibrate --method best`):\n",
+        "| recordings | val clips | " + " | ".join(methods) + " | from |",
+        "| --- | ---: |" + " ---: |" * len(methods) + " --- |",
+    ]
+    for name, report in reports.items():
+        scores = {score["method"]: score for score in report["scores"]}
+        cells = (f"{_decibel(scores[method]['sqnr_db'])}, {scores[method]['agreement']:.1%}" for method in methods)
+        file = f"[calibrate-{name}.json](benchmarks/results/calibrate-{name}.json)"
+        lines.append(f"| {_SETS[name]} | {report['scores'][0]['samples']} | " + " | ".join(cells) + f" | {file} |")
+    return ["\n".join(lines) + "\n"]
+
+
+def _decibel(value: float | None) -> str:
+    return "no noise" if value is None else f"{value:.1f} dB"
 
 
 def _verified(name: str, record: dict[str, Any]) -> str:

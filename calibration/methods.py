@@ -29,7 +29,7 @@ def val_clips(dataset: Dataset, scheme: str) -> np.ndarray:
             where=dataset.path or dataset.meta.source,
             found=f"nothing in part val of split '{scheme}'",
             expected="clips that are not calibrated with; test clips judge the result and choose nothing",
-            hint="star-edge calibrate --method entropy",
+            hint="star-edge calibrate --method mse",
         )
     return clips
 

@@ -82,6 +82,7 @@ class CalibrateReport(msgspec.Struct, frozen=True):
     Attributes:
         method: the one taken; ``percentile`` per cent of the values it keeps, if it is that one.
         scores: every method on val clips, the best first, when the best one was asked for.
+        val_fitted: the weights have seen the val clips.
         samples, requested_samples: clips used and asked for.
         classes: class name -> clips of it used.
         shortest, longest: rows of the clips used.
@@ -101,6 +102,7 @@ class CalibrateReport(msgspec.Struct, frozen=True):
     method: str
     percentile: float | None
     scores: tuple[MethodScore, ...]
+    val_fitted: bool
     samples: int
     requested_samples: int
     classes: dict[str, int]

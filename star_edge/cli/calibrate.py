@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--samples", type=click.IntRange(min=1), default=512, show_default=True, help="Training clips to calibrate with."
 )
-@click.option("--method", type=click.Choice(["entropy", "max", "mse", "percentile", "best"]), default="entropy",
+@click.option("--method", type=click.Choice(["entropy", "max", "mse", "percentile", "best"]), default="mse",
               show_default=True, help="How a range is taken; best: all of them, chosen on val clips.")  # fmt: skip
 @click.option("--percentile", type=click.FloatRange(50, 100, min_open=True), default=99.99, show_default=True,
               help="Per cent of the values that method percentile keeps.")  # fmt: skip
@@ -74,6 +74,8 @@ def command(
     output.document(report)
     if report.scores:
         output.console.print(score_table(report))
+        if report.val_fitted:
+            say("The model was trained on these val clips too: their top-1 says nothing, the rest compares INT8 with fp32.")
     for line in summary(report):
         say(line)
 
@@ -84,7 +86,7 @@ def score_table(report: CalibrateReport) -> Table:
 
     table = Table(title=f"INT8 beside fp32 on {report.scores[0].samples} val clips; {report.method} is taken")
     table.add_column("method", no_wrap=True)
-    for title in ("top-1", "of fp32", "agreement", "lost", "gained", "SQNR dB"):
+    for title in ("top-1", "fp32", "same class", "lost", "gained", "SQNR dB"):
         table.add_column(title, justify="right")
     table.add_column("gate")
     for score in report.scores:
@@ -96,7 +98,7 @@ def score_table(report: CalibrateReport) -> Table:
             str(score.lost),
             str(score.gained),
             "-" if score.sqnr_db is None else f"{score.sqnr_db:.1f}",
-            "would pass" if score.passed else "would miss",
+            "passed" if score.passed else "MISSED",
         )
     return table
 
