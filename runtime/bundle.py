@@ -1,4 +1,7 @@
-"""Bundles (``NAME.star/``): read with every hash checked, written so that a killed command leaves the old one whole."""
+"""Bundles (``NAME.star/``): read with every hash checked, written so that a killed command leaves the old one whole.
+
+A packed one (``NAME.star.zip``, :mod:`runtime.pack`) is read the same way, without unpacking; it is never written to.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
+from runtime.archive import MANIFEST, SUFFIX, Archive
 from runtime.calibration_table import CalibrationTable
 from runtime.errors import InputError, MismatchError
 from runtime.files import sha256_of, write_atomic
@@ -26,35 +31,45 @@ from runtime.manifest import (
     model_file,
 )
 
-MANIFEST = "manifest.json"
 REPORTS = "reports"
 _MANIFEST_LIMIT = 16 << 20
+
+
+class Report(NamedTuple):
+    """A report beside the models: its name without suffix, its bytes, whether it was made from the bundle as it is now."""
+
+    name: str
+    data: bytes
+    current: bool
 
 
 class Bundle:
     """An opened bundle. Use :meth:`open`.
 
     Attributes:
-        path: its folder.
+        path: its folder, or the file of a packed one.
         manifest: what it holds.
+        archive: reads a packed one; None for a folder.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path, self.manifest = path, manifest
+    def __init__(self, path: Path, manifest: Manifest, archive: Archive | None = None) -> None:
+        self.path, self.manifest, self.archive = path, manifest, archive
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = True) -> Bundle:
-        """Open a bundle folder.
+        """Open a bundle folder, or a packed bundle.
 
         Args:
-            path: the folder.
+            path: the folder, or the file.
             verify: also hash every file; without it only presence and sizes are checked.
 
         Raises:
-            InputError: not a bundle, or a malformed manifest.
+            InputError: not a bundle, a malformed manifest, or an archive that is damaged or not to be trusted.
             MismatchError: newer schema, or a file that is missing, of another size or changed.
         """
         path = Path(path)
+        if path.is_file():
+            return cls._open_packed(path, verify)
         data = _read_manifest(path)
         bundle = cls(path, Manifest.from_bytes(data, where=path / MANIFEST))
         try:
@@ -66,12 +81,25 @@ class Bundle:
             return cls.open(path, verify)  # a command committed a new bundle in between
         return bundle
 
+    @classmethod
+    def _open_packed(cls, path: Path, verify: bool) -> Bundle:
+        archive = Archive.open(path)
+        manifest = Manifest.from_bytes(archive.read(MANIFEST), where=path / MANIFEST)
+        archive.check(manifest)
+        if verify:
+            for name in archive.names:
+                archive.read(name)
+        return cls(path, manifest, archive)
+
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.manifest.class_names
 
     def path_of(self, name: str) -> Path:
-        """Path of a file by its logical name, e.g. ``model.fp32.onnx``; MismatchError when the bundle has no such file."""
+        """Path of a file by its logical name, e.g. ``model.fp32.onnx``; MismatchError when the bundle has no such file.
+
+        In a packed bundle there is no file at this path: it says where, in messages; :meth:`read` has the bytes.
+        """
         entry = self.manifest.files.get(name)
         if entry is None:
             raise MismatchError(
@@ -86,6 +114,8 @@ class Bundle:
     def read(self, name: str) -> bytes:
         """Bytes of a file by its logical name, compared with the hash in the manifest."""
         path = self.path_of(name)
+        if self.archive is not None:
+            return self.archive.read(self.manifest.files[name].path)
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -94,6 +124,27 @@ class Bundle:
         if digest != self.manifest.files[name].sha256:
             raise self._damage(name, f"SHA-256 {digest}", self.manifest.files[name].sha256)
         return data
+
+    def sidecar(self, name: str) -> bytes | None:
+        """Bytes of a file that lies beside the models, e.g. ``clips.npz`` or ``reports/verify.json``; None without it."""
+        if self.archive is not None:
+            return self.archive.read(name) if name in self.archive else None
+        path = self.path / name
+        return path.read_bytes() if path.is_file() else None
+
+    def reports(self) -> list[Report]:
+        """The JSON reports beside the models, by name."""
+        if self.archive is not None:
+            names = [Path(name).stem for name in self.archive.names if name.startswith(f"{REPORTS}/")]
+        else:
+            names = sorted(path.stem for path in (self.path / REPORTS).glob("*.json"))
+        held = ((name, self.sidecar(f"{REPORTS}/{name}.json") or b"") for name in names)
+        return [Report(name, data, _made_from(data) == self.manifest.bundle_id) for name, data in held]
+
+    def require_folder(self, command: str) -> None:
+        """Raise InputError when the bundle is packed: ``command`` writes into it or needs its folder."""
+        if self.archive is not None:
+            raise is_packed(self.path, command)
 
     def precision(self, asked: str | None = None) -> str:
         """The precision asked for, or the default one; MismatchError when the bundle has no model of it."""
@@ -167,6 +218,8 @@ class BundleWriter:
         self._kept: dict[str, FileEntry] = dict(base.manifest.files) if base else {}
         self._added: dict[str, bytes] = {}
         self._base_id = base.manifest.bundle_id if base else None
+        if base:
+            base.require_folder("command")
         if base and base.path.resolve() != self.path.resolve():
             raise ValueError("a bundle is updated where it is")
 
@@ -264,6 +317,7 @@ def write_report(bundle: Bundle, name: str, report: bytes) -> Path:
 
     Raises MismatchError when it was made from another bundle.
     """
+    bundle.require_folder(name)
     found = msgspec.json.decode(report, type=dict).get("bundle_id")
     path = bundle.path / REPORTS / f"{name}.json"
     if found != bundle.manifest.bundle_id:
@@ -280,8 +334,19 @@ def write_report(bundle: Bundle, name: str, report: bytes) -> Path:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a path is meant as a bundle: it is named ``*.star`` or holds a manifest."""
-    return path.suffix == ".star" or (path / MANIFEST).is_file()
+    """Whether a path is meant as a bundle: it is named ``*.star`` or ``*.star.zip`` or holds a manifest."""
+    return path.suffix == ".star" or path.name.endswith(SUFFIX) or (path / MANIFEST).is_file()
+
+
+def is_packed(path: Path, command: str) -> InputError:
+    """The error of a command that needs a bundle's folder and was given the file of a packed one."""
+    return InputError(
+        f"star-edge {command} needs the folder of the bundle",
+        where=path,
+        found="a packed bundle, which is only read",
+        expected="a NAME.star folder",
+        hint=f"star-edge pack --unpack {path}",
+    )
 
 
 def _read_manifest(path: Path) -> bytes:
@@ -307,6 +372,18 @@ def _maker_of(name: str) -> str:
     if name in (CALIBRATION, model_file("int8")):
         return "star-edge calibrate"
     return "star-edge export ckpt.pt" if name in REQUIRED else f"star-edge export --{name.split('.')[1]} ckpt.pt"
+
+
+class _NamesBundle(msgspec.Struct):
+    bundle_id: str = ""
+
+
+def _made_from(report: bytes) -> str:
+    """The bundle_id a report names; empty when it cannot be read."""
+    try:
+        return msgspec.json.decode(report, type=_NamesBundle).bundle_id
+    except (msgspec.MsgspecError, RecursionError):
+        return ""
 
 
 def _candidates(name: str, digest: str) -> Iterator[str]:

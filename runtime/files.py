@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 _CHUNK = 1 << 20
@@ -27,6 +29,27 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        raise
+    _flush_folder(path.parent)
+
+
+def write_folder_atomic(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Make the folder ``path`` with all of ``files``, or leave nothing.
+
+    The files, given by relative name, are written into a temporary folder beside ``path``, which is renamed when all are
+    on the disk; on any error, also one of the iterable, it is removed. OSError when ``path`` exists and is not empty.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    try:
+        temporary.mkdir()
+        for name, data in files:
+            target = temporary / name
+            target.parent.mkdir(exist_ok=True)
+            write_atomic(target, data)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     _flush_folder(path.parent)
 

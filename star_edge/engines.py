@@ -51,7 +51,7 @@ def load(
     """Open a bundle for recognition.
 
     Args:
-        path: folder ``NAME.star``; every file is compared with its hash.
+        path: folder ``NAME.star`` or packed ``NAME.star.zip``; every file is compared with its hash.
         engine: ``onnxruntime``, or ``torch``, the reference.
         precision: ``fp32``, ``fp16`` or ``int8``; default: the bundle's default.
         threads: threads of one call; default: the cores this process may use.
