@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runtime.bundle import REPORTS, Bundle, is_bundle
+from runtime.archive import CLIPS
+from runtime.bundle import Bundle, is_bundle
 from runtime.errors import InputError, MissingDependencyError
 from runtime.features import FeatureRecipe
 from runtime.manifest import CALIBRATION, Manifest
@@ -70,13 +71,15 @@ class ReportSummary(msgspec.Struct, frozen=True):
 
 
 class BundleDocument(Document, frozen=True, kw_only=True, tag="bundle"):
-    """A bundle whose files were all compared with their hashes."""
+    """A bundle whose files were all compared with their hashes; ``clips`` counts those that came with it."""
 
     path: str
     manifest: Manifest
     precisions: tuple[str, ...]
     calibration: CalibrationSummary | None
     reports: tuple[ReportSummary, ...]
+    packed: bool = False
+    clips: int | None = None
 
 
 class CheckpointDocument(Document, frozen=True, kw_only=True, tag="checkpoint"):
@@ -180,7 +183,9 @@ def inspect_skeletons() -> SkeletonsDocument:
 
 
 def inspect_bundle(path: Path) -> BundleDocument:
-    """A bundle, with every hash checked."""
+    """A bundle, packed or not, with every hash checked."""
+    from runtime.packed_clips import read_packed_clips
+
     bundle = Bundle.open(path)
     manifest = bundle.manifest
     calibration = None
@@ -192,10 +197,9 @@ def inspect_bundle(path: Path) -> BundleDocument:
         manifest=manifest,
         precisions=manifest.precisions,
         calibration=calibration,
-        reports=tuple(
-            ReportSummary(report.stem, _bundle_id(report) == manifest.bundle_id)
-            for report in sorted((path / REPORTS).glob("*.json"))
-        ),
+        reports=tuple(ReportSummary(report.name, report.current) for report in bundle.reports()),
+        packed=bundle.archive is not None,
+        clips=None if bundle.sidecar(CLIPS) is None else len(read_packed_clips(bundle).clips),
     )
 
 
@@ -290,18 +294,6 @@ def _parameters(name: str) -> int | None:
     with torch.device("meta"):
         model = build_model(model_config(name, get_skeleton(layout), channels, classes))
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-class _NamesBundle(msgspec.Struct):
-    bundle_id: str = ""
-
-
-def _bundle_id(report: Path) -> str:
-    """The bundle a report was made from; empty when it cannot be read."""
-    try:
-        return msgspec.json.decode(report.read_bytes(), type=_NamesBundle).bundle_id
-    except (OSError, msgspec.MsgspecError):
-        return ""
 
 
 def _qualified(domain: str, name: str) -> str:

@@ -63,6 +63,7 @@ def bench_bundle(
     Raises InputError (unknown workload or engine), MismatchError (a precision the bundle lacks; no PyTorch to compare with).
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    bundle.require_folder("bench")  # said before the work: the report is written into it
     chosen = sorted(map(parse_workload, dict.fromkeys(workloads)), key=lambda workload: sum(workload.rows))
     keys = _keys(bundle, engines, precisions, any(workload.clips > 1 for workload in chosen))
     threads = threads or usable_cores()

@@ -24,6 +24,7 @@ VERBS = {
     "bench": "Latency of every engine beside PyTorch on the same clips.",
     "run": "Recognise clips, or a stream of joints.",
     "inspect": "What is in a bundle, checkpoint, ONNX file or dataset.",
+    "pack": "One file of a bundle, with test clips for a board if wanted; and back.",
 }
 
 

@@ -53,7 +53,7 @@ def command(
     fp32 PyTorch reference before and during the measurement; a wrong engine gets no speed, and exit code 3.
     The report is written to BUNDLE/reports/bench.json.
     """
-    path = find_bundle(bundle)
+    path = find_bundle(bundle, folder_for="bench")
     report = bench_bundle(
         path,
         workloads=[name.strip() for name in workload.split(",")],

@@ -61,7 +61,7 @@ def command(
         output.console.print(text, soft_wrap=True, markup=False)
 
     report = calibrate_bundle(
-        find_bundle(bundle),
+        find_bundle(bundle, folder_for="calibrate"),
         data,
         samples=samples,
         method=method,

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from runtime.archive import SUFFIX
+from runtime.bundle import is_packed
 from runtime.errors import InputError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -81,11 +83,21 @@ def common_options(function: Function) -> Function:
     return wrapper  # type: ignore[return-value]
 
 
-def find_bundle(path: str | Path | None) -> Path:
-    """The given bundle, or the only ``*.star`` in the working directory."""
-    if path is not None:
-        return Path(path)
-    found = sorted(Path().glob("*.star"))
+def find_bundle(path: str | Path | None, *, folder_for: str | None = None) -> Path:
+    """The given bundle, or the only ``*.star`` in the working directory, or where there is none the only ``*.star.zip``.
+
+    Raises InputError when there is none or several; with ``folder_for``, the verb that writes into the bundle, also when it
+    is a packed one.
+    """
+    if path is None:
+        path = _only_bundle()
+    if folder_for is not None and Path(path).is_file():
+        raise is_packed(Path(path), folder_for)
+    return Path(path)
+
+
+def _only_bundle() -> Path:
+    found = sorted(Path().glob("*.star")) or sorted(Path().glob(f"*{SUFFIX}"))
     if len(found) == 1:
         return found[0]
     raise InputError(

@@ -28,7 +28,7 @@ def command(target: str | None, output: Output) -> None:
     \b
     models           the registered models
     skeletons        the named joint layouts
-    x.star           a bundle: files, precisions, per-node precision, classes, source
+    x.star           a bundle, packed or not: files, precisions, per-node precision, classes, source
     ckpt.pt          a checkpoint: configuration, parameters, recipe, metrics
     model.onnx       operators, functions, Q/DQ pairs, inputs and outputs
     dataset/         clips, splits, what was skipped
@@ -126,6 +126,7 @@ def _show_bundle(document: inspection.BundleDocument, console: Console) -> None:
             "split": source.split,
             "metrics": source.metrics,
             "checkpoint": source.checkpoint_sha256,
+            "clips": None if document.clips is None else f"{document.clips}, for star-edge run --clips",
             "reports": [f"{report.name}{'' if report.current else ' (outdated)'}" for report in document.reports],
         },
     )
@@ -139,8 +140,9 @@ def _show_bundle(document: inspection.BundleDocument, console: Console) -> None:
                       f"({calibration.requested_samples} asked for)")  # fmt: skip
     _show_nodes(manifest.nodes, console)
     total = _size(sum(entry.bytes for entry in manifest.files.values()))
+    step = f"star-edge run {document.path} --self-test" if document.packed else f"star-edge verify {document.path}"
     console.print(
-        f"whole: {len(manifest.files)} files, {total}, every hash as it should be; next: star-edge verify {document.path}",
+        f"whole: {len(manifest.files)} files, {total}, every hash as it should be; next: {step}",
         soft_wrap=True,
     )
 

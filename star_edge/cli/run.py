@@ -41,7 +41,7 @@ class ClipResult(msgspec.Struct, frozen=True):
     Attributes:
         file, clip: where it was read from and its name there.
         rows, persons: rows of the clip and of each person. dropped: rows left out because the person was lost.
-        label, name, confidence: the prediction. top: the most probable classes, best first. logits: K of them.
+        label, name, confidence: the prediction. expected: the label the clip came with, of ``--clips``. top: the most probable classes, best first. logits: K of them.
     """
 
     file: str
@@ -54,6 +54,7 @@ class ClipResult(msgspec.Struct, frozen=True):
     confidence: float
     top: tuple[Candidate, ...]
     logits: tuple[float, ...]
+    expected: int | None = None
 
 
 class SelfTestResult(msgspec.Struct, frozen=True):
@@ -65,13 +66,14 @@ class SelfTestResult(msgspec.Struct, frozen=True):
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The document of ``star-edge run --json``."""
+    """The document of ``star-edge run --json``; ``correct`` counts the right answers on the clips in the bundle."""
 
     bundle: str
     bundle_id: str
     engine: EngineReport
     clips: tuple[ClipResult, ...] = ()
     self_test: SelfTestResult | None = None
+    correct: int | None = None
     schema: str = SCHEMA
 
 
@@ -84,6 +86,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--window", type=click.IntRange(min=1), help="Frames a stream is recognised by; default: 64.")
 @click.option("--hop", type=click.IntRange(min=1), help="Frames between two results of a stream; default: 16.")
 @click.option("--self-test", is_flag=True, help="Compare the golden clips' logits with the ones stored in the bundle.")
+@click.option("--clips", "own_clips", is_flag=True, help="Recognise the clips that star-edge pack --clips put into BUNDLE.")
 @common_options
 def command(
     paths: tuple[Path, ...],
@@ -94,6 +97,7 @@ def command(
     window: int | None,
     hop: int | None,
     self_test: bool,
+    own_clips: bool,
     output: Output,
 ) -> None:
     """Recognise each CLIP (.skeleton, .npz, .npy) with BUNDLE, the only *.star here if left out.
@@ -104,12 +108,14 @@ def command(
     and one JSON line comes out every --hop frames, for the last --window frames.
     """
     bundle, clips = _split(paths)
-    _check_usage(clips, stream, window or hop, self_test)
+    _check_usage(clips, stream, window or hop, self_test, own_clips)
     recognizer = load(find_bundle(bundle), engine=engine, precision=precision, threads=threads)
     if stream is not None:
         _run_stream(recognizer, stream, window, hop)
     elif self_test:
         _run_self_test(recognizer, output)
+    elif own_clips:
+        _run_own_clips(recognizer, output)
     else:
         _run_clips(recognizer, clips, output)
 
@@ -121,13 +127,16 @@ def _split(paths: tuple[Path, ...]) -> tuple[Path | None, tuple[Path, ...]]:
     return None, paths
 
 
-def _check_usage(clips: tuple[Path, ...], stream: str | None, stream_option: int | None, self_test: bool) -> None:
-    chosen = [name for name, given in (("clips", clips), ("--stream", stream), ("--self-test", self_test)) if given]
+def _check_usage(
+    clips: tuple[Path, ...], stream: str | None, stream_option: int | None, self_test: bool, own_clips: bool
+) -> None:
+    choices = (("clips", clips), ("--stream", stream), ("--self-test", self_test), ("--clips", own_clips))
+    chosen = [name for name, given in choices if given]
     if len(chosen) != 1:
         raise InputError(
             "say what to recognise" if not chosen else "choose one thing to do",
             found=" and ".join(chosen) or "no clip",
-            expected="clips, --stream or --self-test",
+            expected="clips, --stream, --self-test or --clips",
             hint="star-edge run clip.skeleton",
         )
     if stream_option and stream is None:
@@ -150,7 +159,20 @@ def _run_clips(recognizer: Recognizer, paths: tuple[Path, ...], output: Output) 
     _show_clips(report, output)
 
 
-def _result(file: Path, clip: Clip, prediction: Prediction) -> ClipResult:
+def _run_own_clips(recognizer: Recognizer, output: Output) -> None:
+    from runtime.archive import CLIPS
+    from runtime.packed_clips import read_packed_clips
+
+    packed, file = read_packed_clips(recognizer.bundle), recognizer.bundle.path / CLIPS
+    predictions = recognizer(packed.clips)
+    rows = zip(packed.clips, predictions, packed.labels, strict=True)
+    results = tuple(_result(file, clip, prediction, int(label)) for clip, prediction, label in rows)
+    report = _report(recognizer, clips=results, correct=sum(result.label == result.expected for result in results))
+    output.document(report)
+    _show_clips(report, output)
+
+
+def _result(file: Path, clip: Clip, prediction: Prediction, expected: int | None = None) -> ClipResult:
     return ClipResult(
         file=str(file),
         clip=clip.name,
@@ -162,16 +184,23 @@ def _result(file: Path, clip: Clip, prediction: Prediction) -> ClipResult:
         confidence=prediction.confidence,
         top=tuple(Candidate(*candidate) for candidate in prediction.top(_TOP)),
         logits=tuple(float(value) for value in prediction.logits),
+        expected=expected,
     )
 
 
-def _report(recognizer: Recognizer, clips: tuple[ClipResult, ...] = (), self_test: SelfTest | None = None) -> RunReport:
+def _report(
+    recognizer: Recognizer,
+    clips: tuple[ClipResult, ...] = (),
+    self_test: SelfTest | None = None,
+    correct: int | None = None,
+) -> RunReport:
     return RunReport(
         bundle=str(recognizer.bundle.path),
         bundle_id=recognizer.bundle.manifest.bundle_id,
         engine=recognizer.engine.report(),
         clips=clips,
         self_test=None if self_test is None else SelfTestResult(self_test.clips, self_test.error, self_test.tolerance),
+        correct=correct,
     )
 
 
@@ -188,9 +217,16 @@ def _show_clips(report: RunReport, output: Output) -> None:
         table.add_row(escape(clip.clip), rows, escape(clip.name), f"{clip.confidence:.1%}", top)
     output.console.print(table)
     count = f"{len(report.clips)} clip" + ("s" if len(report.clips) > 1 else "")
+    if report.correct is not None:
+        count += f", {report.correct} of them right ({report.correct / len(report.clips):.1%}),"
     output.console.print(
-        f"{count} recognised with {_describe(report.engine)}; next: star-edge verify {report.bundle}", soft_wrap=True
+        f"{count} recognised with {_describe(report.engine)}; next: {_next(Path(report.bundle))}", soft_wrap=True
     )
+
+
+def _next(bundle: Path) -> str:
+    """The command to type next; a packed bundle is only read."""
+    return f"star-edge inspect {bundle}" if bundle.is_file() else f"star-edge verify {bundle}"
 
 
 def _run_self_test(recognizer: Recognizer, output: Output) -> None:
@@ -223,7 +259,7 @@ def _run_stream(recognizer: Recognizer, source: str, window: int | None, hop: in
             sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
             sys.stdout.flush()
             results += 1
-    _log.info("%d results from %d frames; next: star-edge verify %s", results, stream.frames, recognizer.bundle.path)
+    _log.info("%d results from %d frames; next: %s", results, stream.frames, _next(recognizer.bundle.path))
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ def command(
     """
     from star_edge.verification import verify_bundle
 
-    path = find_bundle(bundle)
+    path = find_bundle(bundle, folder_for="verify")
     report = verify_bundle(
         path,
         data,

@@ -63,6 +63,7 @@ def verify_bundle(
     precision the bundle lacks) and what the engines raise.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    bundle.require_folder("verify")  # said before the work: the report is written into it
     manifest = bundle.manifest
     data = open_recorded(Recorded.in_bundle(manifest), dataset, "verify")
     scheme = split or (manifest.source.split if manifest.source.split in data.meta.splits else data.meta.default_split)
