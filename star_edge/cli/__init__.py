@@ -6,11 +6,13 @@ import difflib
 import importlib
 import os
 import sys
+from typing import Any
 
 import click
 
 from runtime.errors import StarEdgeError
 from star_edge import __version__
+from star_edge.dependencies import explain
 
 # verb -> one-line help; the verb's file is star_edge/cli/<verb>.py and defines ``command``
 VERBS = {
@@ -25,6 +27,7 @@ VERBS = {
     "run": "Recognise clips, or a stream of joints.",
     "inspect": "What is in a bundle, checkpoint, ONNX file or dataset.",
     "pack": "One file of a bundle, with test clips for a board if wanted; and back.",
+    "doctor": "What is installed, what is missing for which verb, and what mends it.",
 }
 
 
@@ -39,6 +42,16 @@ class _Verbs(click.Group):
             return None
         command: click.Command = importlib.import_module(f"star_edge.cli.{name}").command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; a module it lacks becomes an error that names the package and what installs it."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            missing = explain(error, ctx.invoked_subcommand or "")
+            if missing is None:
+                raise
+            raise missing from None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in VERBS and not args[0].startswith("-"):

@@ -1,0 +1,144 @@
+"""What each verb needs beside the base install: the one table, for ``star-edge doctor`` and for what a verb says itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from runtime.errors import MissingDependencyError
+
+PYTHON = ">=3.10"
+TESTED_PYTHON = "3.11"
+_REPOSITORY = Path(__file__).resolve().parents[1]
+_CLAUSE = re.compile(r"(>=|<=|==|!=|<|>)\s*(\d+(?:\.\d+)*)")
+
+
+class Package(NamedTuple):
+    """A distribution: the module it is imported as, the versions asked for, and the one the tests ran with on Python 3.11."""
+
+    name: str
+    module: str
+    versions: str
+    tested: str
+
+
+class Option(NamedTuple):
+    """What a verb can do more: the packages that takes, the extra that brings them, and what for."""
+
+    packages: tuple[str, ...]
+    extra: str
+    purpose: str
+
+
+class Needs(NamedTuple):
+    """What a verb cannot do without, the extra that brings it, and its options."""
+
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+    options: tuple[Option, ...] = ()
+
+
+# the versions are those of pyproject.toml and constraints.txt, which a test compares
+PACKAGES = {
+    package.name: package
+    for package in (
+        Package("click", "click", ">=8.1", "8.5.1"),
+        Package("msgspec", "msgspec", ">=0.18.6", "0.22.0"),
+        Package("numpy", "numpy", ">=1.24", "2.4.6"),
+        Package("rich", "rich", ">=13", "15.0.0"),
+        Package("onnxruntime", "onnxruntime", ">=1.23", "1.31.1"),
+        Package("torch", "torch", ">=2.4", "2.13.0"),
+        Package("tensorboard", "tensorboard", ">=2.14", "2.21.0"),
+        Package("onnx", "onnx", ">=1.17,<1.22", "1.21.0"),
+        Package("safetensors", "safetensors", ">=0.4", "0.8.0"),
+        Package("nvidia-modelopt", "modelopt", ">=0.47,<0.48", "0.47.0"),
+        Package("lief", "lief", ">=0.16", "1.0.0"),
+        Package("onnx-graphsurgeon", "onnx_graphsurgeon", ">=0.6.1", "0.6.1"),
+        Package("onnxscript", "onnxscript", ">=0.5", "0.7.2"),
+        Package("onnxslim", "onnxslim", ">=0.1.76", "0.1.98"),
+        Package("torch-scatter", "torch_scatter", ">=2.1.2", "2.1.2"),
+        Package("torch-sparse", "torch_sparse", ">=0.6.18", "0.6.18"),
+        Package("scipy", "scipy", ">=1.11", "1.17.1"),
+        Package("tensorrt-rtx-cu13", "tensorrt_rtx", "==1.7.1.116", "1.7.1.116"),
+    )
+}
+BASE = ("click", "msgspec", "numpy", "rich")
+_EXPORT = ("torch", "onnx", "onnxruntime", "safetensors")
+_CALIBRATE = (*_EXPORT, "nvidia-modelopt", "lief", "onnx-graphsurgeon", "onnxscript", "onnxslim")
+_PYG = ("torch-scatter", "torch-sparse", "scipy")
+EXTRAS = {
+    "onnx": ("onnxruntime",),
+    "train": ("torch", "tensorboard"),
+    "export": _EXPORT,
+    "calibrate": _CALIBRATE,
+    "pyg": _PYG,
+    "tensorrt-rtx": ("tensorrt-rtx-cu13",),
+}
+_PYG_ENGINE = Option(_PYG, "pyg", "the paper's own kernels beside the others")
+VERBS = {
+    "demo": Needs(("tensorboard", *_CALIBRATE), "train,calibrate", (_PYG_ENGINE,)),
+    "data": Needs(),
+    "train": Needs(("torch", "tensorboard"), "train"),
+    "evaluate": Needs(("torch",), "train"),
+    "export": Needs(_EXPORT, "export"),
+    "calibrate": Needs(_CALIBRATE, "calibrate"),
+    "analyze": Needs(_CALIBRATE, "calibrate"),
+    "verify": Needs(("torch", "onnxruntime", "safetensors"), "export"),
+    "bench": Needs(("torch", "onnxruntime", "safetensors"), "export", (_PYG_ENGINE,)),
+    "run": Needs(("onnxruntime",), "onnx", (Option(("torch", "safetensors"), "export", "--engine torch"),)),
+    "inspect": Needs(
+        options=(Option(("torch",), "train", "checkpoints"), Option(("onnx",), "export", "ONNX files")),
+    ),
+    "pack": Needs(),
+    "doctor": Needs(),
+}
+
+
+def install_command(extras: Iterable[str]) -> str:
+    """What to type to get extras. The kernels of ``pyg`` are compiled, in a clone by ``make pyg``."""
+    wanted = dict.fromkeys(part for extra in extras for part in extra.split(",") if part)
+    if "calibrate" in wanted:
+        wanted.pop("export", None)
+    if "export" in wanted or "calibrate" in wanted:
+        wanted.pop("onnx", None)
+    compiled = "pyg" in wanted
+    wanted.pop("pyg", None)
+    commands = [f"pip install 'star-edge[{','.join(wanted)}]'"] if wanted else []
+    if compiled:
+        clone = (_REPOSITORY / "Makefile").is_file()
+        commands.append("make pyg" if clone else "pip install --no-build-isolation 'star-edge[pyg]'")
+    return " && ".join(commands)
+
+
+def fits(version: str, wanted: str) -> bool:
+    """Whether a version is one of those asked for, e.g. ``>=1.17,<1.22``; only the numbers of a release are compared."""
+    found = _release(version)
+    for operator, bound in _CLAUSE.findall(wanted):
+        limit = _release(bound)
+        size = max(len(found), len(limit))
+        left, right = (release + (0,) * (size - len(release)) for release in (found, limit))
+        holds = {">=": left >= right, "<=": left <= right, "==": left == right, "!=": left != right, "<": left < right,
+                 ">": left > right}  # fmt: skip
+        if not holds[operator]:
+            return False
+    return True
+
+
+def explain(error: ModuleNotFoundError, verb: str) -> MissingDependencyError | None:
+    """The error to show when a verb stumbled over an optional package; None when the module is none of theirs."""
+    module = (error.name or "").split(".")[0]
+    package = next((package for package in PACKAGES.values() if package.module == module), None)
+    if package is None or package.name in BASE or importlib.util.find_spec(module) is not None:
+        return None
+    needs = VERBS.get(verb, Needs())
+    extra = needs.extra if package.name in needs.packages else next(e for e, held in EXTRAS.items() if package.name in held)
+    return MissingDependencyError(package.name, extra, f"star-edge {verb}")
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """``2.4.0a0+cpu`` -> (2, 4, 0)."""
+    match = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
