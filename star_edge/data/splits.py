@@ -1,4 +1,4 @@
-"""Which clips train, choose and test: the published splits, with a validation part of whole subjects.
+"""Which clips train, choose and test: the published splits, with a validation part of whole subjects where these are known.
 
 An assignment is int8 [N]: TRAIN, VAL, TEST, or UNUSED for a clip the scheme leaves out. Validation clips are always taken
 out of the training part, never out of the test part.
@@ -7,6 +7,7 @@ out of the training part, never out of the test part.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,8 @@ NTU120_TRAIN_SUBJECTS = (
 NTU60_ACTIONS, NTU120_ACTIONS = 60, 120
 NTU60_SETUPS = 17
 
-VAL_SHARE = 0.15
+VAL_SHARE, TEST_SHARE = 0.15, 0.25
+_FEWEST_TO_SHARE = 3  # clips of a class; fewer all train
 _VAL_RULE = "val: 15 % of the training subjects, evenly spaced by number"
 
 
@@ -125,3 +127,40 @@ def generic_splits(subjects: np.ndarray) -> dict[str, Split]:
     order = np.unique(subjects)
     test = np.isin(subjects, order[len(order) - len(order) // 3 :])
     return {"xsub": by_subjects(subjects, ~test, test, "cross-subject: the last third of the subjects tests")}
+
+
+def hold_out(names: Sequence[str], labels: np.ndarray, among: np.ndarray, share: float) -> np.ndarray:
+    """Mask [N] of ``share`` of the clips of each class: the last by name among those of mask ``among``.
+
+    The last, not ones picked at random: clips whose names follow each other are often cut from one video or made in one session,
+    and most of these stay together so. Numbers in names count as numbers. At least one clip of a class with three or more.
+    """
+    held = np.zeros(len(labels), dtype=bool)
+    order = sorted(np.flatnonzero(among).tolist(), key=lambda clip: (_natural(names[clip]), names[clip]))
+    ordered = np.array(order, dtype=np.int64)
+    for label in np.unique(labels[among]):
+        clips = ordered[labels[ordered] == label]
+        count = max(1, round(share * len(clips))) if len(clips) >= _FEWEST_TO_SHARE else 0
+        held[clips[len(clips) - count :]] = True
+    return held
+
+
+def by_class(names: Sequence[str], labels: np.ndarray, train: np.ndarray, test: np.ndarray, description: str) -> Split:
+    """A split from masks [N] of training and test clips without subjects; val is 15 % of the training clips of each class."""
+    val = hold_out(names, labels, train, VAL_SHARE)
+    assignment = np.full(len(labels), UNUSED, dtype=np.int8)
+    assignment[test], assignment[train], assignment[val] = TEST, TRAIN, VAL
+    rule = "val: the last 15 % by name of the training clips of each class" if val.any() else "no val: too few training clips"
+    return Split(assignment, f"{description}; {rule}")
+
+
+def stratified_splits(names: Sequence[str], labels: np.ndarray) -> dict[str, Split]:
+    """For a set without subjects and without a published split: the last quarter by name of each class tests."""
+    test = hold_out(names, labels, np.ones(len(labels), dtype=bool), TEST_SHARE)
+    return {"stratified": by_class(names, labels, ~test, test, "stratified: the last quarter by name of each class tests")}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key by which clip_9 comes before clip_10."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(len(part.lstrip("0")), part.lstrip("0")) if i % 2 else (0, part) for i, part in enumerate(parts)]

@@ -73,7 +73,7 @@ def test_clips_are_those_of_the_reader(recordings: Path) -> None:
 
 
 def test_the_same_bytes_for_any_number_of_workers(tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("star_edge.data.sources._FILES_PER_WORKER", 10)
+    monkeypatch.setattr("star_edge.data.sources.workers._FILES_PER_WORKER", 10)
     one, two = tmp_path / "one", tmp_path / "two"
     convert(recordings, one, workers=1)
     convert(recordings, two, workers=2)
