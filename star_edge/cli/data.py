@@ -24,6 +24,7 @@ def command() -> None:
     \b
     star-edge data convert nturgb+d_skeletons/ ntu60 --skip-list missing.txt
     star-edge data convert nw_ucla.npz nw_ucla
+    star-edge data convert ntu60_hrnet.pkl ntu60_2d
     star-edge data info nw_ucla
     """
 
@@ -44,6 +45,9 @@ def command() -> None:
     "--on-error", type=click.Choice(["skip", "fail"]), default="skip", show_default=True, help="What a bad recording does."
 )
 @click.option("--skeleton", metavar="NAME|FILE", help="Layout of the joints, where the source cannot tell.")
+@click.option(
+    "--to-skeleton", metavar="NAME|FILE", help="Bring the joints to this layout; those it lacks counterparts for are lost."
+)
 @click.option("--min-frames", type=click.IntRange(min=1), default=1, show_default=True,
               help="Recordings with fewer frames of a body count as incomplete.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace a dataset folder of that name.")
@@ -56,11 +60,15 @@ def convert(
     skip_list: Path | None,
     on_error: Literal["skip", "fail"],
     skeleton: str | None,
+    to_skeleton: str | None,
     min_frames: int,
     force: bool,
     output: Output,
 ) -> None:
-    """Convert SOURCE, a folder of NTU .skeleton files or an .npz file, to the dataset folder OUT.
+    """Convert SOURCE to the dataset folder OUT.
+
+    SOURCE is a folder of NTU RGB+D .skeleton files, of NW-UCLA or Kinetics-skeleton .json files, or of .npy files in one
+    sub-folder a class (with --skeleton); an .npz file; or a PYSKL .pkl file, from which nothing is run.
 
     The folder appears when it is complete. Recordings that cannot be used are skipped by list or by what is found in
     them (no body in any frame, wrong joint count, truncated, too short), counted, and recorded with their reason.
@@ -81,6 +89,7 @@ def convert(
         skip=read_skip_list(skip_list) if skip_list else (),
         on_error=on_error,
         skeleton=skeleton,
+        to_skeleton=to_skeleton,
         min_frames=min_frames,
         force=force,
         track=track,
@@ -96,7 +105,7 @@ def convert(
 @click.option("--skeleton", metavar="NAME|FILE", help="Layout of the joints, where the source cannot tell.")
 @common_options
 def info(path: Path, skeleton: str | None, output: Output) -> None:
-    """Say what is in PATH: a dataset folder, an .npz file or a folder of .skeleton files.
+    """Say what is in PATH: a dataset folder, or recordings that `star-edge data convert` takes.
 
     Reads every joint: a dataset folder that changed since its conversion is refused (exit code 4).
     """

@@ -8,17 +8,23 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
+from runtime.clip import Clip
 from runtime.errors import InputError
 from runtime.readers.ntu import Recording
+from runtime.skeleton import Skeleton
 from star_edge.data.dataset import Dataset, DatasetMeta, Skipped, is_dataset
+from star_edge.data.joint_map import JointMap, map_joints
 from star_edge.data.sources import Problem, Source, open_source
 from star_edge.data.writer import DatasetWriter
+from star_edge.skeletons import get_skeleton
 
 log = logging.getLogger(__name__)
 
 SKIP_LISTED = "on the skip list"
+_FILE_SUFFIXES = (".skeleton", ".json", ".npy")  # of files that hold one clip
 Track = Callable[..., Iterable[Any]]  # (items, description, total) -> the same items, with a progress bar
 
 
@@ -31,11 +37,12 @@ def convert(
     skip: Collection[str] = (),
     on_error: Literal["skip", "fail"] = "skip",
     skeleton: str | None = None,
+    to_skeleton: str | None = None,
     min_frames: int = 1,
     force: bool = False,
     track: Track | None = None,
 ) -> DatasetMeta:
-    """Convert a folder of ``.skeleton`` files or an ``.npz`` file to a dataset folder.
+    """Convert recordings of any kind that :func:`star_edge.data.sources.open_source` knows to a dataset folder.
 
     The result does not depend on ``workers``. Until it is complete, nothing stands under the name ``out``.
 
@@ -46,6 +53,7 @@ def convert(
         skip: names of recordings to leave out, recorded as such.
         on_error: what a recording that cannot be used does: it is recorded and skipped, or ends the conversion.
         skeleton: layout name or .json file where the source cannot tell.
+        to_skeleton: layout name or .json file to bring the joints to; see :func:`star_edge.data.joint_map.map_joints`.
         min_frames: fewest rows the longest tracked person must have; below, the recording counts as incomplete.
         force: replace a dataset folder that stands at ``out``.
         track: wraps the iteration for a progress bar.
@@ -53,8 +61,15 @@ def convert(
     Raises InputError when nothing usable is left, for an unknown ``split``, and as the readers do.
     """
     source, out = Path(source), Path(out)
+    if is_dataset(source):
+        raise InputError(
+            "this is a dataset folder already", where=source, expected="recordings", hint=f"star-edge data info {source}"
+        )
     recordings = open_source(source, skeleton)
-    with DatasetWriter(out, recordings.info.skeleton.num_joints, force=force) as writer:
+    layout = recordings.info.skeleton
+    mapping = _mapping(layout, to_skeleton) if to_skeleton else None
+    layout = mapping.target if mapping else layout
+    with DatasetWriter(out, layout.num_joints, force=force) as writer:
         skipped: list[Skipped] = []
         kept: list[int] = []
         dropped_rows = dropped_persons = 0
@@ -74,6 +89,8 @@ def convert(
             results = track(results, "reading", len(wanted))
         for entry, result in zip(wanted, results, strict=True):
             name = recordings.names[entry]
+            if mapping and isinstance(result, Recording):
+                result = _mapped(result, mapping)
             if isinstance(result, Recording) and max(result.clip.person_lengths) < min_frames:
                 result = Problem(
                     "too few frames with a body", name, str(max(result.clip.person_lengths)), f"at least {min_frames}"
@@ -97,11 +114,12 @@ def convert(
         default = split or next(iter(splits))
         if default not in splits:
             raise InputError(f"no split '{default}'", where=source, found=default, expected=", ".join(splits))
-        return writer.commit(recordings.info, splits, default, skipped, dropped_rows, dropped_persons)
+        info = msgspec.structs.replace(recordings.info, skeleton=layout)
+        return writer.commit(info, splits, default, skipped, dropped_rows, dropped_persons)
 
 
 def open_dataset(path: str | Path, *, skeleton: str | None = None, track: Track | None = None) -> Dataset:
-    """A dataset folder; or an ``.npz`` file or folder of ``.skeleton`` files, converted on the fly.
+    """A dataset folder; or recordings of any kind that :func:`convert` takes, converted on the fly.
 
     The conversion is that of :func:`convert`, into a temporary folder whose files vanish with the returned object.
     """
@@ -115,14 +133,43 @@ def open_dataset(path: str | Path, *, skeleton: str | None = None, track: Track 
 
 
 def read_skip_list(path: str | Path) -> frozenset[str]:
-    """Names of recordings, one a line, with or without ``.skeleton``; blank lines and lines from ``#`` are comments."""
+    """Names of recordings, one a line, with or without ``.skeleton``, ``.json`` or ``.npy``; blank lines and lines from ``#`` are comments."""
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("cannot read the skip list", where=path, found=error, expected="text, one name a line") from None
     names = (line.split("#")[0].strip() for line in lines)
-    return frozenset(name.removesuffix(".skeleton") for name in names if name)
+    return frozenset(_without_suffix(name) for name in names if name)
+
+
+def _without_suffix(name: str) -> str:
+    suffix = next((suffix for suffix in _FILE_SUFFIXES if name.endswith(suffix)), "")
+    return name.removesuffix(suffix)
+
+
+def _mapping(source: Skeleton, to_skeleton: str) -> JointMap | None:
+    """The map to another layout; None for the same one."""
+    target = get_skeleton(to_skeleton)
+    if target == source:
+        return None
+    mapping = map_joints(source, target)
+    if mapping.lost:
+        log.warning("%d of %d joints of %s are not in %s and stay lost: %s", len(mapping.lost), target.num_joints, target.name,
+                    source.name, ", ".join(mapping.lost))  # fmt: skip
+    return mapping
+
+
+def _mapped(recording: Recording, mapping: JointMap) -> Recording | Problem:
+    """The recording in another layout; rows that have no joint there are dropped and counted."""
+    clip = recording.clip
+    persons = np.split(mapping(clip.joints), np.cumsum(clip.person_lengths)[:-1])
+    try:
+        mapped = Clip.from_persons(persons, clip.name)
+    except InputError as error:
+        return Problem.of(error)
+    return Recording(Clip(mapped.joints, mapped.person_lengths, clip.name, clip.dropped + mapped.dropped), recording.frames,
+                     recording.persons)  # fmt: skip
 
 
 def _without_listed(recordings: Source, skip: Collection[str], skipped: list[Skipped]) -> list[int]:
