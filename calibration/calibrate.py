@@ -14,13 +14,13 @@ from onnx import ModelProto
 
 from calibration import ptq
 from calibration.histograms import AMAX_FLOOR, METHODS, PERCENTILE, Histograms, Method
-from calibration.int8 import Int8Model, compare, make_int8_model, model_config
-from calibration.methods import score_methods, val_clips
+from calibration.int8 import Int8Model, compare, make_int8_model, model_config, nodes_with
+from calibration.methods import score_methods
 from calibration.ranges import collect_histograms, largest_magnitudes
 from calibration.reader import ClipReader, Track
 from calibration.report import CalibrateReport, MethodScore, RangesReport, TensorRange
-from calibration.selection import check_not_held_out, stratified, training_clips
-from exporters.onnx.graph import node_precisions, quantised_modules, recorded_tensors
+from calibration.selection import check_not_held_out, stratified, training_clips, val_clips
+from exporters.onnx.graph import quantised_modules, recorded_tensors
 from runtime.bundle import Bundle, BundleWriter, write_report
 from runtime.calibration_table import CalibrationTable
 from runtime.manifest import CALIBRATION, WEIGHTS, model_file
@@ -187,9 +187,8 @@ def commit(bundle: Bundle, table: CalibrationTable, int8: Int8Model) -> Bundle:
     from modelopt import __version__ as modelopt_version
 
     manifest = bundle.manifest
-    nodes = manifest.nodes | {"int8": node_precisions(model_config(bundle), "int8", int8.base)}
-    created_by = manifest.created_by | {"nvidia-modelopt": modelopt_version}
     writer = BundleWriter(bundle.path, base=bundle)
     writer.add(CALIBRATION, table.to_bytes())
     writer.add(model_file("int8"), int8.data)
-    return writer.commit(msgspec.structs.replace(manifest, nodes=nodes, created_by=created_by))
+    created_by = manifest.created_by | {"nvidia-modelopt": modelopt_version}
+    return writer.commit(msgspec.structs.replace(manifest, nodes=nodes_with(bundle, int8), created_by=created_by))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -47,7 +48,7 @@ class Int8Model:
         base: float type around the Q/DQ pairs.
         modules: quantised modules.
         qdq: number of QuantizeLinear and of DequantizeLinear nodes.
-        left_float: module -> why it stays float.
+        left_float: module that is never quantised -> its type and why.
     """
 
     data: bytes
@@ -57,8 +58,10 @@ class Int8Model:
     left_float: dict[str, str]
 
 
-def make_int8_model(bundle: Bundle, table: CalibrationTable) -> Int8Model:
+def make_int8_model(bundle: Bundle, table: CalibrationTable, quantised: Collection[str] | None = None) -> Int8Model:
     """Build the INT8 model from the table over the float type of the bundle's default precision.
+
+    ``quantised`` names the modules to quantise; None: all that can be.
 
     Raises MismatchError when the table belongs to other weights, or Q/DQ is not exactly on the modules to quantise.
     """
@@ -67,21 +70,26 @@ def make_int8_model(bundle: Bundle, table: CalibrationTable) -> Int8Model:
     table.check_weights(bundle.manifest.files[WEIGHTS].sha256, where=CALIBRATION)
     config = model_config(bundle)
     base: Base = "fp16" if bundle.manifest.default_precision == "fp16" else "fp32"
-    model = build_model(config, load(bundle.read(WEIGHTS)), "int8", table.ranges, base)
-    modules = quantised_modules(config)
+    model = build_model(config, load(bundle.read(WEIGHTS)), "int8", table.ranges, base, quantised)
+    modules = [module for module in quantised_modules(config) if quantised is None or module in quantised]
     ptq.check_quantised(ptq.quantised_products(model), modules, "The exporter")
     operators = Counter(node.op_type for node in model.graph.node)
     qdq = {name: operators[name] for name in ("QuantizeLinear", "DequantizeLinear")}
     expected = {"QuantizeLinear": len(modules), "DequantizeLinear": 2 * len(modules)}
     if qdq != expected:
         raise MismatchError("the INT8 graph has other Q/DQ nodes than its modules need", found=qdq, expected=expected)
-    precisions = node_precisions(config, "int8", base)
+    never = node_precisions(config, "int8", base)
     left_float = {
         module: f"{precision}: {FLOAT_REASONS[module.rpartition('.')[2]]}"
-        for module, precision in precisions.items()
+        for module, precision in never.items()
         if precision != "int8"
     }
     return Int8Model(model.SerializeToString(), base, tuple(modules), qdq, left_float)
+
+
+def nodes_with(bundle: Bundle, int8: Int8Model) -> dict[str, dict[str, str]]:
+    """The manifest's precision of each module with those of this INT8 model."""
+    return bundle.manifest.nodes | {"int8": node_precisions(model_config(bundle), "int8", int8.base, int8.modules)}
 
 
 def compare(bundle: Bundle, int8: Int8Model, reader: ClipReader) -> Agreement:

@@ -49,10 +49,13 @@ def collect_histograms(model: ModelProto, amax: Mapping[str, float], reader: Cli
     return histograms
 
 
-def open_session(model: ModelProto, tensors: Iterable[str] = (), *, optimise: bool = False) -> InferenceSession:
-    """An ONNX Runtime session that also returns ``tensors``; its nodes stay as they are unless ``optimise`` is set.
+def open_session(
+    model: ModelProto, tensors: Iterable[str] = (), *, optimise: bool = False, threads: int = 1
+) -> InferenceSession:
+    """An ONNX Runtime session that also returns ``tensors``.
 
-    One thread and no memory arena: the values do not depend on the machine's cores, and memory is that of one clip.
+    Its nodes stay as they are, and memory is that of one clip; unless ``optimise`` is set: then it is as it would be run,
+    fused and with a memory arena. With one thread the values do not depend on the machine's cores.
     """
     import onnxruntime
 
@@ -71,9 +74,9 @@ def open_session(model: ModelProto, tensors: Iterable[str] = (), *, optimise: bo
         if name not in outputs:
             exposed.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.enable_cpu_mem_arena = False
+        options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=["CPUExecutionProvider"])

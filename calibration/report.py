@@ -23,8 +23,8 @@ class Agreement(msgspec.Struct, frozen=True):
     relative_err: float
 
 
-class MethodScore(msgspec.Struct, frozen=True, kw_only=True):
-    """One method's INT8 model beside fp32 on val clips.
+class Int8Score(msgspec.Struct, frozen=True, kw_only=True):
+    """An INT8 model beside fp32 on val clips.
 
     Attributes:
         agreement: share of clips with the same class.
@@ -33,7 +33,6 @@ class MethodScore(msgspec.Struct, frozen=True, kw_only=True):
         passed: the gate would hold on these clips.
     """
 
-    method: Method
     samples: int
     top1: float
     reference_top1: float
@@ -42,6 +41,12 @@ class MethodScore(msgspec.Struct, frozen=True, kw_only=True):
     gained: int
     sqnr_db: float | None
     passed: bool
+
+
+class MethodScore(Int8Score, frozen=True, kw_only=True):
+    """The score of the model whose ranges a method took."""
+
+    method: Method
 
 
 class TensorRange(msgspec.Struct, frozen=True):
@@ -119,3 +124,94 @@ class CalibrateReport(msgspec.Struct, frozen=True):
     files: dict[str, int]
     seconds: float
     schema: str = "star-edge/calibrate/1"
+
+
+class LayerSensitivity(msgspec.Struct, frozen=True, kw_only=True):
+    """One layer's part in what INT8 costs.
+
+    Attributes:
+        module: path in the model.
+        nodes: names in the INT8 graph: the product and its Q/DQ.
+        alone: this layer in INT8, all others float.
+        without: every other layer in INT8, this one float.
+    """
+
+    module: str
+    nodes: tuple[str, ...]
+    alone: Int8Score
+    without: Int8Score
+
+
+class LayerLatency(msgspec.Struct, frozen=True, kw_only=True):
+    """What INT8 saves in ONNX Runtime, measured in turn on the same clip.
+
+    Attributes:
+        float_ms, int8_ms: median of the graph with no layer, and with every layer, in INT8.
+        saved_us: kind of layer -> microseconds that INT8 saves for one layer of it; negative where it is slower. Layers of one
+            kind (``spatial.qkv``) have one shape: all of them turn float together, so that the difference can be seen.
+        rounds: calls of each graph.
+    """
+
+    workload: str
+    threads: int
+    rounds: int
+    float_ms: float
+    int8_ms: float
+    saved_us: dict[str, float]
+
+
+class Returned(msgspec.Struct, frozen=True):
+    """A layer that goes back to its float type, and why."""
+
+    module: str
+    reason: str
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """Which layers stay in INT8.
+
+    Attributes:
+        keep: ``int8`` (all of them), ``mixed``, or the float type, when INT8 is not worth its losses here.
+        quantised: the layers in INT8.
+        returned: the others, in the order they went back.
+        score: of this choice on val.
+        float_ms, chosen_ms: medians of the float graph and of this choice, measured in turn.
+        statement: the decision in words.
+    """
+
+    keep: str
+    quantised: tuple[str, ...]
+    returned: tuple[Returned, ...]
+    score: Int8Score
+    float_ms: float
+    chosen_ms: float
+    statement: str
+
+
+class SensitivityReport(msgspec.Struct, frozen=True, kw_only=True):
+    """``reports/sensitivity.json``; ``star-edge analyze --json`` prints it. Unfinished while ``decision`` is None.
+
+    Attributes:
+        weights_sha256, calibration_sha256, clips_sha256: what was measured: a run goes on from a report with the same ones.
+        base: float type around the INT8 layers.
+        clips: val clips compared.
+        float_score, int8_score: no layer, and every layer, in INT8.
+        applied: the decision is in the bundle.
+    """
+
+    bundle: str
+    bundle_id: str
+    data: str
+    split: str
+    weights_sha256: str
+    calibration_sha256: str
+    clips_sha256: str
+    base: str
+    clips: int
+    float_score: Int8Score
+    int8_score: Int8Score
+    layers: tuple[LayerSensitivity, ...] = ()
+    latency: LayerLatency | None = None
+    decision: Decision | None = None
+    applied: bool = False
+    schema: str = "star-edge/sensitivity/1"

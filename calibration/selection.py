@@ -68,6 +68,20 @@ def training_clips(dataset: Dataset, scheme: str) -> np.ndarray:
     return clips
 
 
+def val_clips(dataset: Dataset, scheme: str) -> np.ndarray:
+    """int64: clips of the part ``val`` of a split, which choose; InputError when there are none."""
+    clips = dataset.indices(scheme, "val")
+    if len(clips) == 0:
+        raise InputError(
+            "no val clips to choose on",
+            where=dataset.path or dataset.meta.source,
+            found=f"nothing in part val of split '{scheme}'",
+            expected="clips that are not calibrated with; test clips judge the result and choose nothing",
+            hint="another --split, or a method by name: star-edge calibrate --method mse",
+        )
+    return clips
+
+
 def check_not_held_out(manifest: Manifest, dataset: Dataset, clips: np.ndarray) -> bool:
     """Raise InputError when clips to calibrate with are held out by the split the model was trained on.
 

@@ -11,7 +11,7 @@ DequantizeLinear on the input and the weight of each quantised module, over an f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -67,8 +67,10 @@ def recorded_tensors(config: StarConfig) -> dict[str, str]:
     }
 
 
-def node_precisions(config: StarConfig, precision: Precision, base: Base = "fp32") -> dict[str, str]:
-    """Module path -> precision its weights and arithmetic are stored in, for the bundle's manifest."""
+def node_precisions(
+    config: StarConfig, precision: Precision, base: Base = "fp32", quantised: Collection[str] | None = None
+) -> dict[str, str]:
+    """Module path -> precision its weights and arithmetic are stored in, for the bundle's manifest; see ``build_model``."""
     remainder = base if precision == "int8" else precision
     table = dict.fromkeys(("embedding", "positions", "context", "head.hidden", "head.output"), str(remainder))
     for encoder in _encoders(config):
@@ -76,7 +78,7 @@ def node_precisions(config: StarConfig, precision: Precision, base: Base = "fp32
         table |= {f"{encoder}.{name}": "fp32" for name in ("norm1", "norm2")}
     table["input_norm"] = "fp32"
     if precision == "int8":
-        table |= dict.fromkeys(quantised_modules(config), "int8")
+        table |= dict.fromkeys(quantised_modules(config) if quantised is None else quantised, "int8")
     return dict(sorted(table.items()))
 
 
@@ -86,6 +88,7 @@ def build_model(
     precision: Precision = "fp32",
     ranges: Mapping[str, float] | None = None,
     base: Base = "fp32",
+    quantised: Collection[str] | None = None,
 ) -> ModelProto:
     """Build and check the model; the same arguments give the same bytes.
 
@@ -95,12 +98,19 @@ def build_model(
         precision: ``int8`` needs ``ranges``.
         ranges: calibration key -> amax of the activation (``CalibrationTable.ranges``).
         base: float type around the Q/DQ pairs of an int8 graph.
+        quantised: the modules an int8 graph quantises, some of ``quantised_modules``; None: all of them.
 
     Raises MismatchError when weights or ranges lack a tensor or have another shape.
     """
     if precision == "int8" and ranges is None:
         raise InputError("an int8 graph needs calibrated ranges", hint="star-edge calibrate")
-    graph = _Graph(config, weights, base if precision == "int8" else precision, ranges if precision == "int8" else None)
+    if precision != "int8":
+        graph = _Graph(config, weights, precision, {}, frozenset())
+    else:
+        modules = quantised_modules(config) if quantised is None else quantised
+        if surplus := sorted(set(modules).difference(quantised_modules(config))):
+            raise InputError("no such module can be quantised", found=", ".join(surplus))
+        graph = _Graph(config, weights, base, ranges or {}, frozenset(modules))
     model = graph.build()
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -110,10 +120,14 @@ class _Graph:
     """One graph under construction."""
 
     def __init__(
-        self, config: StarConfig, weights: Mapping[str, np.ndarray], base: Base, ranges: Mapping[str, float] | None
+        self,
+        config: StarConfig,
+        weights: Mapping[str, np.ndarray],
+        base: Base,
+        ranges: Mapping[str, float],
+        quantised: frozenset[str],
     ) -> None:
-        self.config, self.weights, self.base, self.ranges = config, weights, base, ranges
-        self.quantised = set() if ranges is None else set(quantised_modules(config))
+        self.config, self.weights, self.base, self.ranges, self.quantised = config, weights, base, ranges, quantised
         self.nodes = NodeList()
         self.initializers: dict[str, np.ndarray] = {}
         self.float_dtype = helper.tensor_dtype_to_np_dtype(FLOAT_TYPES[base])
@@ -203,7 +217,6 @@ class _Graph:
     def _quantised_input(self, x: str, path: str) -> str:
         """Q/DQ in front of a module: symmetric, per tensor, scale amax / 127."""
         key = f"{path}.in"
-        assert self.ranges is not None
         if key not in self.ranges:
             raise MismatchError("the calibration table lacks a range", where=key, hint="star-edge calibrate")
         scale, zero = f"{key}.scale", f"{key}.zero_point"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from runtime.bundle import Bundle, BundleWriter
 from runtime.clip import Clip
 from runtime.features import FeatureRecipe
 from runtime.manifest import GOLDEN, WEIGHTS, Manifest, ModelEntry, Source, model_file
+from star_edge.cli import main
 from star_edge.data import Dataset
 from star_edge.data.splits import TEST, TRAIN, VAL, Split
 from star_edge.data.writer import DatasetWriter, SetInfo
@@ -120,3 +122,24 @@ def reader(small_data: Path) -> ClipReader:
 @pytest.fixture
 def writable_data(small_data: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_data, tmp_path / "copied"))
+
+
+@pytest.fixture
+def star_edge(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a verb in an empty folder beside the bundle: (arguments) -> exit code, stdout, stderr."""
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["star-edge", *map(str, arguments)])
+        try:
+            main()
+            code: Any = 0
+        except SystemExit as ended:
+            code = ended.code
+        return (code, *capsys.readouterr())
+
+    return run

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from calibration.histograms import Method
-from calibration.methods import rank, signal_to_noise
+from calibration.methods import rank
 from calibration.report import MethodScore
+from calibration.score import noise_share, signal_to_noise
 
 
 def score(method: Method, agreement: float, sqnr_db: float | None) -> MethodScore:
@@ -41,3 +42,5 @@ def test_signal_to_noise():
     reference = np.array([[3.0, 4.0]], dtype=np.float32)
     assert signal_to_noise(reference, reference + np.float32(0.5)) == pytest.approx(10 * math.log10(25 / 0.5))
     assert signal_to_noise(reference, reference) is None
+    assert noise_share(20.0) == pytest.approx(0.01)
+    assert noise_share(None) == 0
