@@ -279,6 +279,7 @@ _FILES: dict[str, Callable[[Path], Document]] = {
     ".skeleton": inspect_clips,
     ".npz": inspect_clips,
     ".npy": inspect_clips,
+    ".json": inspect_clips,
 }
 
 

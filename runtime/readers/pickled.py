@@ -68,7 +68,8 @@ _MARK = object()
 
 
 def read_pickle(path: str | Path) -> Any:
-    """The plain data of a pickle file: dict, list, tuple, str, bytes, int, float, bool, None, and PickledArray for arrays.
+    """The plain data of a pickle file: dict, list, tuple, str, int, float, bool, None, a memoryview for bytes and a
+    PickledArray for each array.
 
     Raises InputError, with the byte where it stands, for a damaged file and for anything that is not plain data: other
     names, object arrays, sets, integers beyond 64 bit. Never runs anything from the file.

@@ -137,7 +137,7 @@ def _print(report: DataReport, output: Output) -> None:
         "clips": f"{report.clips}, {report.rows} rows; persons: {persons}",
         "frames": f"{lengths}; {report.fps or 'unknown'} frames per second",
         "classes": ", ".join(f"{entry.name} {entry.clips}" for entry in report.classes if entry.clips),
-        "subjects": f"{len(report.subjects)}: {', '.join(map(str, report.subjects))}",
+        "subjects": f"{len(report.subjects)}: {', '.join(map(str, report.subjects))}" if report.subjects else "unknown",
         "lost": f"{report.lost_joints} joints ({report.lost_share:.2%}); {left_out}",
         "skipped": f"{len(report.skipped)}{reasons}",
     }

@@ -32,7 +32,7 @@ def command(target: str | None, output: Output) -> None:
     ckpt.pt          a checkpoint: configuration, parameters, recipe, metrics
     model.onnx       operators, functions, Q/DQ pairs, inputs and outputs
     dataset/         clips, splits, what was skipped
-    a.skeleton       persons and rows of a recording (.npz and .npy too)
+    a.skeleton       persons and rows of a recording (.npz, .npy, .json too)
     """
     from star_edge.inspection import inspect
 

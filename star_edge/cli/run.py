@@ -100,7 +100,7 @@ def command(
     own_clips: bool,
     output: Output,
 ) -> None:
-    """Recognise each CLIP (.skeleton, .npz, .npy) with BUNDLE, the only *.star here if left out.
+    """Recognise each CLIP (.skeleton, .npz, .npy, .json) with BUNDLE, the only *.star here if left out.
 
     \b
     A stream has one frame a line:

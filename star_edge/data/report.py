@@ -26,6 +26,7 @@ class DataReport(msgspec.Struct, frozen=True):
 
     Attributes:
         rows: rows of all persons together.
+        subjects: those known; none in a set that does not tell them.
         persons: clips by their number of persons.
         frames_per_person: quantiles of the rows of the longest person of each clip.
         lost_joints, lost_share: joints that are exactly zero in rows that were kept, and their share.
@@ -81,7 +82,7 @@ def describe(dataset: Dataset) -> DataReport:
         persons={int(k): v for k, v in sorted(Counter((dataset.person_lengths > 0).sum(axis=1).tolist()).items())},
         frames_per_person={name: int(np.quantile(lengths, share, method="nearest")) for name, share in _QUANTILES.items()},
         classes=tuple(ClassCount(name, int(count)) for name, count in zip(meta.class_names, counts, strict=True)),
-        subjects=tuple(int(subject) for subject in np.unique(dataset.subjects)),
+        subjects=tuple(int(subject) for subject in np.unique(dataset.subjects) if subject),
         default_split=meta.default_split,
         splits=meta.splits,
         lost_joints=lost,

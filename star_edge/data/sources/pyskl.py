@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,13 @@ log = logging.getLogger(__name__)
 
 _PART = re.compile(r"train|val|test")
 _LAYOUTS = {(17, 2): COCO17, (25, 3): NTU25}
+
+
+class _List(NamedTuple):
+    """One of the file's split lists."""
+
+    name: str
+    clips: set[str]
 
 
 class PysklSource:
@@ -70,23 +78,23 @@ class PysklSource:
             except InputError as error:
                 yield Problem.of(error)
 
-    def _split(self, scheme: str, lists: dict[str, set[str]], names: list[str], kept: np.ndarray) -> splits.Split:
-        masks = {part: np.array([name in clips for name in names], dtype=bool) for part, clips in lists.items()}
+    def _split(self, lists: dict[str, _List], names: list[str], kept: np.ndarray) -> splits.Split:
+        masks = {part: np.array([name in clips for name in names], dtype=bool) for part, (_, clips) in lists.items()}
         nobody = np.zeros(len(names), dtype=bool)
         train, test = masks["train"], masks.get("test", masks.get("val", nobody))
-        description = f"PYSKL's lists '{scheme}'"
+        description = f"PYSKL's lists {' and '.join(entry.name for entry in lists.values())}"
         if len(masks) == 3:
             assignment = np.full(len(names), splits.UNUSED, dtype=np.int8)
             for part, mask in masks.items():
                 assignment[mask] = splits.PARTS[part]
-            return splits.Split(assignment, f"{description}: train, val and test as listed")
+            return splits.Split(assignment, f"{description}, each what it is called")
         if self._by_performer:
             return splits.by_subjects(self.subjects[kept], train, test, description)
         return splits.by_class(names, self.labels[kept], train, test, description)
 
     def splits(self, kept: np.ndarray) -> dict[str, splits.Split]:
         names, labels = [self.names[entry] for entry in kept.tolist()], self.labels[kept]
-        made = {scheme: self._split(scheme, lists, names, kept) for scheme, lists in self._lists.items()}
+        made = {scheme: self._split(lists, names, kept) for scheme, lists in self._lists.items()}
         return made or splits.stratified_splits(names, labels)
 
 
@@ -133,9 +141,9 @@ def _ntu_names(annotations: list[Annotation]) -> list[NtuName] | None:
     return names if names and fits and known else None
 
 
-def _schemes(content: PysklFile) -> dict[str, dict[str, set[str]]]:
+def _schemes(content: PysklFile) -> dict[str, dict[str, _List]]:
     """Split lists as scheme -> part -> clip names; schemes without a train list are left out."""
-    schemes: dict[str, dict[str, set[str]]] = {}
+    schemes: dict[str, dict[str, _List]] = {}
     for name, clips in content.split.items():
         part = _PART.search(name)
         rest = _PART.sub("", name, count=1).strip("_- ") if part else name
@@ -143,18 +151,18 @@ def _schemes(content: PysklFile) -> dict[str, dict[str, set[str]]]:
         if part is None or part[0] in schemes.get(scheme, {}):
             log.warning("split list '%s' of %s is not used: not one of train, val and test", name, content.path)
             continue
-        schemes.setdefault(scheme, {})[part[0]] = set(clips)
+        schemes.setdefault(scheme, {})[part[0]] = _List(name, set(clips))
     schemes = {scheme: lists for scheme, lists in schemes.items() if "train" in lists}
     for scheme, lists in schemes.items():
         _refuse_overlap(scheme, lists, content.path)
     return schemes
 
 
-def _refuse_overlap(scheme: str, lists: dict[str, set[str]], path: Path) -> None:
+def _refuse_overlap(scheme: str, lists: dict[str, _List], path: Path) -> None:
     parts = list(lists)
     for index, part in enumerate(parts):
         for other in parts[index + 1 :]:
-            shared = lists[part] & lists[other]
+            shared = lists[part].clips & lists[other].clips
             if shared:
                 raise InputError("split lists share clips", where=f"{path}, split {scheme}",
-                                 found=f"{len(shared)} in {part} and {other}, e.g. {min(shared)}", expected="each clip in one list")  # fmt: skip
+                                 found=f"{len(shared)} in {lists[part].name} and {lists[other].name}, e.g. {min(shared)}", expected="each clip in one list")  # fmt: skip

@@ -111,3 +111,28 @@ def test_sbu_folds_and_persons(real_data: Path) -> None:
     assert len(dataset.indices("persons", "test")) == 28
     assert len(dataset.indices("persons", "train")) + len(dataset.indices("persons", "val")) == 181
     assert (dataset.person_lengths[:, 0] == dataset.person_lengths[:, 1]).all()
+
+
+def test_held_out_are_the_last_by_name_of_each_class() -> None:
+    names = [f"clip_{i}" for i in range(20)] + ["a", "b", "c", "d", "e"]
+    labels = np.array([0] * 20 + [1] * 3 + [2] * 2)
+    among = np.ones(25, dtype=bool)
+    among[19] = False
+    held = splits.hold_out(names, labels, among, 0.15)
+    assert [names[i] for i in np.flatnonzero(held)] == ["clip_16", "clip_17", "clip_18", "c"]
+    order = np.random.default_rng(0).permutation(25)
+    shuffled = splits.hold_out([names[i] for i in order], labels[order], among[order], 0.15)
+    np.testing.assert_array_equal(shuffled, held[order])
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.text("a01._", max_size=5), st.integers(0, 3)), min_size=1, max_size=40, unique=True))
+def test_stratified_parts_hold_every_clip_once(clips: list[tuple[str, int]]) -> None:
+    labels = np.array([label for _, label in clips])
+    split = splits.stratified_splits([name for name, _ in clips], labels)["stratified"]
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        parts = np.bincount(split.assignment[labels == label], minlength=3)
+        assert parts[splits.TRAIN] >= 1
+        assert parts.sum() == count
+        assert (parts[splits.TEST] > 0) == (count >= 3)
+        assert ("no val" in split.description) == (not (split.assignment == splits.VAL).any())
