@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from star_edge.data.dataset import Dataset
 
 SCHEMA = "star-edge/pack/1"
-SAMPLES = 128
 
 
 class PackReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +50,7 @@ def pack_bundle(
     *,
     clips: Path | None = None,
     split: str | None = None,
-    samples: int = SAMPLES,
+    samples: int = 128,
     seed: int = 0,
     reports: bool = False,
     force: bool = False,
@@ -60,7 +59,7 @@ def pack_bundle(
 
     Args:
         path: the bundle's folder.
-        out: the file; its name with ``.zip``, in the working directory, if None.
+        out: the file ``*.star.zip``; the bundle's name with ``.zip``, in the working directory, if None.
         clips: a dataset folder or ``.npz`` file whose test clips are packed too.
         split: scheme; default: the one the model was trained under, else the dataset's own default.
         samples: at most so many clips, drawn with ``seed``.
@@ -110,6 +109,9 @@ def _check_target(out: Path, force: bool) -> None:
     """Raise InputError unless a file may be written at ``out``."""
     if not out.parent.is_dir():
         raise InputError("no folder to write the packed bundle into", where=out.parent, hint=f"mkdir -p {out.parent}")
+    if not out.name.endswith(SUFFIX):
+        raise InputError("a packed bundle needs the name of one", where=out, expected=f"NAME{SUFFIX}, by which it is known",
+                         hint=f"--out {out.with_name(out.name.split('.')[0] + SUFFIX)}")  # fmt: skip
     if out.is_dir():
         raise InputError("a folder is in the way", where=out, expected="a file name", hint="choose another name with --out")
     if out.exists() and not force:

@@ -55,7 +55,7 @@ def command(
     def say(text: str) -> None:
         output.console.print(text, soft_wrap=True, markup=False)
 
-    path = find_bundle(bundle)
+    path = find_bundle(bundle, folder_for="analyze")
     report = analyze_bundle(
         path,
         data,

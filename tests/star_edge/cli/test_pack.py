@@ -33,6 +33,7 @@ def test_pack_run_and_unpack(folder: Path) -> None:
     assert made.returncode == 0, made.stderr
     assert made.stdout.splitlines()[-1].endswith("next: star-edge run tiny.star.zip --self-test")
     assert sorted(path.name for path in folder.iterdir()) == ["tiny.star", "tiny.star.zip"]
+    assert "next: star-edge verify tiny.star" in star_edge("inspect", cwd=folder).stdout  # of both the folder is meant
     (folder / "tiny.star").rename(folder / "elsewhere")
     tested = star_edge("run", "--self-test", cwd=folder)  # the packed one is the only one now
     assert tested.returncode == 0, tested.stderr
@@ -86,9 +87,9 @@ def test_test_clips_are_packed(folder: Path, dataset: Path) -> None:
     assert set(chosen) <= set(test)
     assert chosen == sorted(chosen)
     assert data.labels[chosen].tolist() == labels
-    other = star_edge("pack", "tiny.star", "--clips", dataset, "--samples", 5, "--seed", 1, "--out", "o.zip", cwd=folder)
+    other = star_edge("pack", "tiny.star", "--clips", dataset, "--samples", 5, "--seed", 1, "--out", "o.star.zip", cwd=folder)
     assert other.returncode == 0, other.stderr
-    assert (folder / "o.zip").read_bytes() != (folder / "tiny.star.zip").read_bytes()
+    assert (folder / "o.star.zip").read_bytes() != (folder / "tiny.star.zip").read_bytes()
     shown = json.loads(star_edge("inspect", "tiny.star.zip", "--json", cwd=folder).stdout)
     assert shown["clips"] == 5
 
@@ -113,7 +114,7 @@ def test_run_the_packed_clips(folder: Path) -> None:
     assert star_edge("run", "tiny.star", "--clips", cwd=folder).returncode == 2
 
 
-@pytest.mark.parametrize("verb", ["verify", "bench", "calibrate", "pack"])
+@pytest.mark.parametrize("verb", ["verify", "bench", "calibrate", "analyze", "pack"])
 def test_verbs_that_write_into_a_bundle_say_how_to_unpack_it(folder: Path, verb: str) -> None:
     star_edge("pack", cwd=folder)
     refused = star_edge(verb, "tiny.star.zip", cwd=folder)
@@ -129,8 +130,9 @@ def test_verbs_that_write_into_a_bundle_say_how_to_unpack_it(folder: Path, verb:
         (("--unpack",), 2, "no packed bundle here"),
         (("--unpack", "tiny.star"), 2, "not a packed bundle"),
         (("absent.star",), 2, "not a bundle"),
-        (("--out", "absent/x.zip"), 2, "no folder"),
-        (("--out", "tiny.star"), 2, "a folder is in the way"),
+        (("--out", "absent/x.star.zip"), 2, "no folder"),
+        (("--out", "tiny.star"), 2, "--out tiny.star.zip"),
+        (("--out", "x.zip"), 2, "--out x.star.zip"),
         (("--clips", "absent"), 2, "absent"),
     ],
 )
@@ -158,3 +160,5 @@ def test_an_existing_file_is_kept_unless_told(folder: Path) -> None:
     assert (folder / "tiny.star.zip").read_bytes() == b"mine"
     assert star_edge("pack", "--force", cwd=folder).returncode == 0
     assert (folder / "tiny.star.zip").read_bytes() == before
+    (folder / "folder.star.zip").mkdir()
+    assert "a folder is in the way" in star_edge("pack", "tiny.star", "--out", "folder.star.zip", "--force", cwd=folder).stderr
