@@ -231,7 +231,7 @@ class _Machine:
     def dtype(self, code: object, *_flags: object) -> _Type:
         if not isinstance(code, str) or not _NUMBERS.fullmatch(code):
             found = "Python objects" if isinstance(code, str) and code.startswith("O") else f"type {code!s:.20}"
-            raise _Refused("array does not hold numbers", found, "an array of integers, floats or text")
+            raise _Refused("array does not hold numbers", found, "an array of integers or floats")
         return _Type(code, np.dtype(code))
 
     def scalar(self, kind: object, raw: object) -> Any:
@@ -239,6 +239,8 @@ class _Machine:
         self._spend(dtype.itemsize)
         if not isinstance(raw, (bytes, memoryview)) or len(raw) != dtype.itemsize or not len(raw):
             raise _Refused("number is damaged", type(raw).__name__, f"{dtype.itemsize} bytes")
+        if dtype.kind == "U":  # numpy takes numbers for letters that no text has
+            return str(raw, f"utf-32-{'be' if dtype.str[0] == '>' else 'le'}").rstrip("\0")
         return np.frombuffer(raw, dtype)[0].item()
 
     def from_buffer(self, raw: object, kind: object, shape: object, order: object) -> PickledArray:
@@ -262,13 +264,15 @@ class _Machine:
         elif isinstance(target, _Type):
             _version, order, *fields = state
             if order not in ("<", ">", "|", "=") or any(field is not None for field in fields[:3]):
-                raise _Refused("array does not hold numbers", "fields", "an array of integers, floats or text")
+                raise _Refused("array does not hold numbers", "fields", "an array of integers or floats")
             target.dtype = np.dtype(target.code).newbyteorder(order)
         else:
             raise _Refused("pickle sets what is not data", type(target).__name__, _PLAIN)
 
     def _array(self, raw: object, kind: object, shape: object, by_columns: bool) -> np.ndarray:
         dtype = self._dtype_of(kind)
+        if dtype.kind == "U":
+            raise _Refused("array does not hold numbers", "text", "an array of integers or floats")
         if not isinstance(raw, (bytes, memoryview)):
             raise _Refused("array is not plain", type(raw).__name__, "bytes")
         if type(shape) is not tuple or len(shape) > _MAX_AXES or not all(type(n) is int and n >= 0 for n in shape):

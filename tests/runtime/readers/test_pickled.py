@@ -33,7 +33,6 @@ CONTENT = {
     "by columns": np.asfortranarray(np.arange(24.0).reshape(2, 3, 4)),
     "big endian": np.arange(5, dtype=">i4"),
     "strided": np.arange(20, dtype=np.float32)[::2],
-    "names": np.array(["ab", "c"]),
     "one": np.float32(3).reshape(1, 1),
     "nested": {"a": {"b": [[(), ((),)], [], {}]}},
 }
@@ -136,6 +135,7 @@ TRAPS: dict[str, Any] = {
     "a complex number": 1j,
     "objects": np.array([1, "a", None], dtype=object),
     "objects that are traps": np.array([Calls(os.system, f"touch {MARKER}")], dtype=object),
+    "texts": np.array(["ab", "c"]),
     "fields": np.zeros(2, dtype=[("a", "f4"), ("b", "O")]),
     "dates": np.zeros(2, dtype="M8[s]"),
     "masked": np.ma.masked_array([1.0], [True]),
@@ -183,7 +183,9 @@ FLOAT = (
     b"cnumpy\ndtype\n" + short("f4") + b"\x89\x88\x87R(K\x03" + short("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
 )
 ARRAY = RECONSTRUCT + NDARRAY + b"K\x00\x85C\x01b\x87R"  # an array before its contents are set
+TEXT = b"cnumpy\ndtype\n" + short("U1") + b"\x89\x88\x87R(K\x03" + short("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
 CRAFTED = {
+    "a letter that is none": code(b"cnumpy.core.multiarray\nscalar\n", TEXT, b"C\x04\xff\xff\xff\x7f\x86R"),
     "a dotted name": code(short("numpy"), short("core.multiarray._reconstruct"), b"\x93"),
     "a name by way of another": code(short("numpy.core.multiarray"), short("os.system"), b"\x93"),
     "a name out of an array": code(ARRAY, short("x"), b"\x93"),
@@ -279,7 +281,7 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
             read_pickle(tmp_path / name)
 
 
-GOOD = [pickle.dumps({key: CONTENT[key] for key in ("numbers", "half", "scalars", "names", "nested")}, p) for p in PROTOCOLS]
+GOOD = [pickle.dumps({key: CONTENT[key] for key in ("text", "numbers", "half", "scalars", "nested")}, p) for p in PROTOCOLS]
 
 
 @settings(deadline=None, max_examples=100)
