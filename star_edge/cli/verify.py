@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,10 @@ from star_edge.cli.common import Output, common_options, find_bundle
 from star_edge.engines import ENGINES
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from star_edge.verification import VerifyReport, VerifyResult
+    from star_edge.verification.layers import LayersReport
 
 
 @click.command()
@@ -25,6 +30,9 @@ if TYPE_CHECKING:
 @click.option("--part", type=click.Choice(["test", "val", "train"]), default="test", show_default=True)
 @click.option("--samples", type=click.IntRange(min=1), help="Compare so many clips, drawn with --seed; all if left out.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one call; default: all usable cores.")
+@click.option("--layers", is_flag=True, help="Compare every module's output, on the clip whose logits are furthest apart.")
+@click.option("--bisect", is_flag=True, help="With --layers: look only at what a search for the first bad module needs.")
+@click.option("--case", type=click.Path(path_type=Path), help="With --layers: the clip of an earlier comparison.")
 @common_options
 def command(
     bundle: Path | None,
@@ -35,6 +43,9 @@ def command(
     part: str,
     samples: int | None,
     threads: int | None,
+    layers: bool,
+    bisect: bool,
+    case: Path | None,
     output: Output,
 ) -> None:
     """Compare BUNDLE's engine with the fp32 PyTorch reference on the same clips.
@@ -42,7 +53,18 @@ def command(
     \b
     fp32, fp16, bf16 keep 99.9 % of the reference's accuracy and 99.5 % of its answers; int8 99 % and 98 %.
     A gate missed ends with exit code 3. The report is written to BUNDLE/reports/verify.json.
+
+    With --layers, every module's output is compared instead (of one precision: --precision, else the bundle's default), the
+    first one further off than the precision allows is named, and the clip is kept for --case.
     """
+    if layers:
+        wanted = None if precision == "all" else precision
+        _layers(
+            find_bundle(bundle, folder_for="verify"), data, split, part, engine, wanted, samples, threads, bisect, case, output
+        )
+        return
+    if bisect or case is not None:
+        raise click.UsageError(f"--{'bisect' if bisect else 'case'} belongs to --layers")
     from star_edge.verification import verify_bundle
 
     path = find_bundle(bundle, folder_for="verify")
@@ -77,6 +99,73 @@ def command(
         )
     clips = f"{report.samples} {report.part} clips" + (f" of {report.available}" if report.samples < report.available else "")
     output.console.print(f"gates passed on {clips}: {written}; next: star-edge bench {path}", soft_wrap=True)
+
+
+def _layers(
+    path: Path,
+    data: Path | None,
+    split: str | None,
+    part: str,
+    engine: str,
+    precision: str | None,
+    samples: int | None,
+    threads: int | None,
+    bisect: bool,
+    case: Path | None,
+    output: Output,
+) -> None:
+    from star_edge.verification.layers import compare_layers
+
+    report = compare_layers(
+        path,
+        data,
+        split=split,
+        part=part,
+        engine=engine,
+        precision=precision,
+        samples=samples,
+        seed=output.seed,
+        threads=threads or len(os.sched_getaffinity(0)),
+        bisect=bisect,
+        case=case,
+    )
+    output.document(report)
+    output.console.print(_layer_table(report))
+    again = (
+        f"star-edge verify {path} --layers --engine {engine} --precision {report.contender.split()[1]} --case {report.case}"
+    )
+    if report.first_bad is not None:
+        raise GateError(
+            f"{report.contender} leaves the reference at '{report.first_bad}'",
+            where=f"clip {report.clip}, {report.rows} rows",
+            expected=f"an SQNR of at least {-20 * math.log10(report.tolerance):.0f} dB for this precision",
+            hint=again,
+        )
+    output.console.print(
+        f"every output compared has an SQNR of at least {-20 * math.log10(report.tolerance):.0f} dB; the same again: {again}",
+        soft_wrap=True,
+    )
+
+
+def _layer_table(report: LayersReport) -> Table:
+    """One row a module that was compared."""
+    from rich.table import Table
+
+    table = Table(title=f"{report.contender} beside {report.reference} on clip {report.clip}, {report.rows} rows")
+    table.add_column("module", no_wrap=True)
+    for title in ("max abs", "relative", "cosine", "SQNR dB"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("")
+    for layer in report.layers:
+        table.add_row(
+            layer.module,
+            "not finite" if layer.max_abs_err is None else f"{layer.max_abs_err:.1e}",
+            "-" if layer.relative_err is None else f"{layer.relative_err:.1e}",
+            "-" if layer.cosine is None else f"{layer.cosine:.6f}",
+            "-" if layer.sqnr_db is None else f"{layer.sqnr_db:.1f}",
+            "BAD" if layer.bad else "",
+        )
+    return table
 
 
 def show(report: VerifyReport, output: Output) -> None:

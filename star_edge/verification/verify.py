@@ -67,7 +67,7 @@ def verify_bundle(
     manifest = bundle.manifest
     data = open_recorded(Recorded.in_bundle(manifest), dataset, "verify")
     scheme = split or (manifest.source.split if manifest.source.split in data.meta.splits else data.meta.default_split)
-    chosen, available = _choose(data, scheme, part, samples, seed)
+    chosen, available = choose_clips(data, scheme, part, samples, seed)
     reference = open_engine(bundle, REFERENCE, precision="fp32", threads=threads)
     contenders = _contenders(bundle, engine, precisions or _precisions(manifest, engine), threads)
     expected, *answers = _logits([reference, *contenders], data, chosen, manifest, track)
@@ -94,7 +94,7 @@ def verify_bundle(
     return report
 
 
-def _choose(data: Dataset, scheme: str, part: str, samples: int | None, seed: int) -> tuple[np.ndarray, int]:
+def choose_clips(data: Dataset, scheme: str, part: str, samples: int | None, seed: int) -> tuple[np.ndarray, int]:
     """Indices of the clips to compare, ascending, and how many there are."""
     indices = data.indices(scheme, part)
     if not len(indices) or (samples is not None and samples < 1):
