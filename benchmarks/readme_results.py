@@ -55,27 +55,38 @@ def _accuracy(results: dict[str, Any]) -> str:
 
 
 def _methods(results: dict[str, Any]) -> list[str]:
-    """How INT8 by each method compares on val, if it was recorded."""
-    reports = {name: results[f"calibrate-{name}"]["report"] for name in _SETS if f"calibrate-{name}" in results}
+    """fp16, and INT8 by each method, beside fp32, if it was measured."""
+    reports = {name: results[f"int8-{name}"] for name in _SETS if f"int8-{name}" in results}
     if not reports:
         return []
-    methods = sorted({score["method"] for report in reports.values() for score in report["scores"]})
+    columns = sorted({(row["precision"], row["method"]) for report in reports.values() for row in report["rows"]})
+    titles = [" ".join(filter(None, column)) for column in columns]
     lines = [
-        "INT8 of these models beside their fp32 on val clips, signal to noise of the logits and clips of the same class, by the method"
-        " that takes the ranges (`star-edge calibrate --method best`):\n",
-        "| recordings | val clips | " + " | ".join(methods) + " | from |",
-        "| --- | ---: |" + " ---: |" * len(methods) + " --- |",
+        "fp16 (rounding reference) and INT8 by the method that takes its ranges, beside fp32 on the same clips: on val the signal to"
+        " noise of the logits, by which a method is chosen; on test the top-1, the clips of the same class, and the gate:\n",
+        "| recordings | clips | fp32 | " + " | ".join(titles) + " | from |",
+        "| --- | --- | ---: |" + " ---: |" * len(titles) + " --- |",
     ]
     for name, report in reports.items():
-        scores = {score["method"]: score for score in report["scores"]}
-        cells = (f"{_decibel(scores[method]['sqnr_db'])}, {scores[method]['agreement']:.1%}" for method in methods)
-        file = f"[calibrate-{name}.json](benchmarks/results/calibrate-{name}.json)"
-        lines.append(f"| {_SETS[name]} | {report['scores'][0]['samples']} | " + " | ".join(cells) + f" | {file} |")
+        file = f"[int8-{name}.json](benchmarks/results/int8-{name}.json), {report['host']['date'][:10]}"
+        for part, cell in (("val", _noise), ("test", _judged)):
+            scores = {(row["precision"], row["method"]): row["score"] for row in report["rows"] if row["part"] == part}
+            any_score = scores[columns[0]]
+            top1 = f"{any_score['reference_top1']:.2%}" if part == "test" else ""
+            lines.append(
+                f"| {_SETS[name]} | {any_score['samples']} {part} | {top1} | "
+                + " | ".join(cell(scores[column]) for column in columns)
+                + f" | {file} |"
+            )
     return ["\n".join(lines) + "\n"]
 
 
-def _decibel(value: float | None) -> str:
-    return "no noise" if value is None else f"{value:.1f} dB"
+def _noise(score: dict[str, Any]) -> str:
+    return "no noise" if score["sqnr_db"] is None else f"{score['sqnr_db']:.1f} dB"
+
+
+def _judged(score: dict[str, Any]) -> str:
+    return f"{score['top1']:.2%}, {score['agreement']:.1%}, {'passed' if score['passed'] else 'missed'}"
 
 
 def _verified(name: str, record: dict[str, Any]) -> str:

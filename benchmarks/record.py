@@ -38,7 +38,7 @@ class Record(msgspec.Struct):
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Folder to write into.")
 @click.argument("name")
-@click.argument("verb", type=click.Choice(["bench", "calibrate", "verify", "evaluate"]))
+@click.argument("verb", type=click.Choice(["bench", "verify", "evaluate"]))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def main(results: Path, name: str, verb: str, arguments: tuple[str, ...]) -> None:
     """Run `star-edge VERB ARGUMENTS --json` and write results/VERB-NAME.json."""
