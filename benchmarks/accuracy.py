@@ -20,6 +20,7 @@ import click
 import msgspec
 import torch
 
+from runtime.errors import GateError
 from runtime.files import sha256_of, write_atomic
 from star_edge.bench.host import read_host
 from star_edge.bench.report import Host
@@ -30,10 +31,15 @@ from star_edge.training.loop import Task, Trainer
 from star_edge.training.recipe import Recipe, get_recipe
 
 HERE = Path(__file__).parent
+_SEEDS = 3  # tried where training learns nothing
 
 
 class SplitResult(msgspec.Struct, frozen=True):
-    """Clips read, and how many of them the model named right."""
+    """Clips read, and how many of them the model named right.
+
+    Attributes:
+        seed: of the run; above the asked one where that seed's training had learned nothing half-way (loss on fitted clips).
+    """
 
     split: str
     part: str
@@ -44,6 +50,7 @@ class SplitResult(msgspec.Struct, frozen=True):
     top1: float
     seconds: float
     checkpoint_sha256: str
+    seed: int
 
 
 class AccuracyReport(msgspec.Struct, frozen=True):
@@ -97,11 +104,7 @@ def _run(
     dataset: Dataset, split: str, fitted: tuple[str, ...], part: str, recipe: Recipe, arguments: argparse.Namespace
 ) -> SplitResult:
     started = time.monotonic()
-    out = arguments.out / f"{arguments.name}-{recipe.name}-{split}-{arguments.fit}-seed{arguments.seed}"
-    trainer = Trainer(Task.of(dataset, split, fitted), arguments.model, recipe, out, arguments.seed)
-    if (out / "last.pt").exists():
-        trainer.resume()
-    trainer.run(click.echo)
+    seed, out = _train(dataset, split, fitted, recipe, arguments)
     saved = load_checkpoint(out / "ckpt.pt")
     indices = dataset.indices(split, part)
     clips = [dataset.clip(i) for i in indices]
@@ -111,13 +114,32 @@ def _run(
         split=split,
         part=part,
         fitted=fitted,
-        fit_clips=len(trainer.task.fit),
+        fit_clips=sum(len(dataset.indices(split, name)) for name in fitted),
         clips=len(clips),
         correct=correct,
         top1=correct / len(clips),
         seconds=round(time.monotonic() - started, 1),
         checkpoint_sha256=sha256_of(out / "ckpt.pt"),
+        seed=seed,
     )
+
+
+def _train(
+    dataset: Dataset, split: str, fitted: tuple[str, ...], recipe: Recipe, arguments: argparse.Namespace
+) -> tuple[int, Path]:
+    """Train, or go on training; the seed and the run's folder. A run that learns nothing is begun again with the next seed."""
+    for seed in range(arguments.seed, arguments.seed + _SEEDS):
+        out = arguments.out / f"{arguments.name}-{recipe.name}-{split}-{arguments.fit}-seed{seed}"
+        trainer = Trainer(Task.of(dataset, split, fitted), arguments.model, recipe, out, seed)
+        if (out / "last.pt").exists():
+            trainer.resume()
+        try:
+            trainer.run(click.echo)
+        except GateError as error:
+            click.echo(f"{split}, seed {seed}: {error}")
+        else:
+            return seed, out
+    raise SystemExit(f"{split}: none of {_SEEDS} seeds learned anything")
 
 
 def _arguments() -> argparse.Namespace:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 STATE_SCHEMA = "star-edge/training-state/1"
 
+_EPOCHS_TO_LEARN = 10  # fewer may pass before a loss falls
+_LEARNED_NOTHING = 0.99
+
 
 @dataclass(frozen=True)
 class Task:
@@ -98,6 +101,13 @@ def learning_rate(recipe: Recipe, dim: int, step: int, steps_per_epoch: int) -> 
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def constant_loss(labels: np.ndarray, classes: int, label_smoothing: float) -> float:
+    """Least mean loss of a model that answers every clip alike: the entropy of the smoothed label frequencies."""
+    shares = np.bincount(labels, minlength=classes) / len(labels) * (1 - label_smoothing) + label_smoothing / classes
+    shares = shares[shares > 0]
+    return float(-(shares * np.log(shares)).sum())
+
+
 class Trainer:
     """Trains one model into the folder ``out``: ``ckpt.pt`` (the best epoch), ``last.pt`` (to resume), TensorBoard events.
 
@@ -142,6 +152,7 @@ class Trainer:
         with _tensorboard(self.out) as log:
             while self.epoch < self.recipe.epochs:
                 loss, accuracy = self._fit_epoch()
+                self._check_learning(loss)
                 epoch = self._finish_epoch(loss, accuracy)
                 for name, value in (("loss", loss), ("accuracy/fit", accuracy), ("accuracy/validation", epoch.validation)):
                     if value is not None:
@@ -221,6 +232,22 @@ class Trainer:
                 found=f"{value.item()}",
                 expected="finite loss and logits",
                 hint="repeat with a lower --lr",
+            )
+
+    def _check_learning(self, loss: float) -> None:
+        """Stop half-way in a run that has learned nothing: its outputs have become the same for every clip, and stay so.
+
+        Large steps early on can bring this about; it was seen once in some twenty runs with ``lr`` 2e-3, and another seed helped.
+        """
+        halfway = self.recipe.epochs // 2
+        constant = constant_loss(self.task.fit_labels, len(self.task.class_names), self.recipe.label_smoothing)
+        if halfway >= _EPOCHS_TO_LEARN and self.epoch + 1 == halfway and loss > _LEARNED_NOTHING * constant > 0:
+            raise GateError(
+                "training has learned nothing",
+                where=f"epoch {halfway} of {self.recipe.epochs}",
+                found=f"loss {loss:.3f}",
+                expected=f"well below {constant:.3f}, which one and the same answer for every clip would have",
+                hint="repeat with another --seed, or with a lower --lr",
             )
 
     def _finish_epoch(self, loss: float, accuracy: float) -> Epoch:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from runtime.clip import Clip  # noqa: E402
-from runtime.errors import InputError, MismatchError  # noqa: E402
+from runtime.errors import GateError, InputError, MismatchError  # noqa: E402
 from star_edge.skeletons import NITE15  # noqa: E402
 from star_edge.training.batches import group_by_frames  # noqa: E402
 from star_edge.training.checkpoint import (  # noqa: E402
@@ -25,7 +25,7 @@ from star_edge.training.checkpoint import (  # noqa: E402
     save_checkpoint,
 )
 from star_edge.training.evaluate import class_accuracies, model_logits, top_k_accuracy  # noqa: E402
-from star_edge.training.loop import Task, Trainer, learning_rate  # noqa: E402
+from star_edge.training.loop import Task, Trainer, constant_loss, learning_rate  # noqa: E402
 from star_edge.training.recipe import DEFAULT, PAPER, Augmentation, Recipe, get_recipe  # noqa: E402
 
 
@@ -111,6 +111,30 @@ def test_resume_after_a_kill_gives_the_same_weights(tmp_path: Path) -> None:
     for part in ("weights", "averaged"):
         for name, tensor in states[0][part].items():
             torch.testing.assert_close(tensor, states[1][part][name], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("epochs", [10, 20])
+def test_a_run_that_learns_nothing_stops_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """With a loss that never leaves that of a constant answer; a short run is left to itself."""
+    monkeypatch.setattr(Trainer, "_fit_epoch", lambda self: (float(np.log(2)), 0.5))
+    trainer = Trainer(separable_task(), "star-64", quick(epochs=epochs), tmp_path)
+    if epochs == 10:
+        trainer.run()
+        return
+    with pytest.raises(GateError, match="learned nothing") as caught:
+        trainer.run()
+    assert (caught.value.where, caught.value.found) == ("epoch 10 of 20", "loss 0.693")
+    assert trainer.epoch == 9
+    assert "--seed" in (caught.value.hint or "")
+
+
+def test_the_loss_of_a_constant_answer() -> None:
+    assert constant_loss(np.array([0, 1, 0, 1]), 2, 0.1) == pytest.approx(np.log(2))
+    assert constant_loss(np.zeros(5, dtype=int), 3, 0.0) == 0
+    labels, smoothing = np.array([0, 0, 0, 1]), 0.1
+    target = np.full((4, 2), smoothing / 2) + (1 - smoothing) * np.eye(2)[labels]
+    answer = target.mean(0)
+    assert constant_loss(labels, 2, smoothing) == pytest.approx(-(target * np.log(answer)).sum(1).mean())
 
 
 def test_resume_refuses_another_recipe(tmp_path: Path) -> None:
