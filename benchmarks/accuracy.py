@@ -31,14 +31,15 @@ from star_edge.training.loop import Task, Trainer
 from star_edge.training.recipe import Recipe, get_recipe
 
 HERE = Path(__file__).parent
-_SEEDS = 3  # tried where training learns nothing
+_TRIES = 3  # learning rates tried where training learns nothing
 
 
 class SplitResult(msgspec.Struct, frozen=True):
     """Clips read, and how many of them the model named right.
 
     Attributes:
-        seed: of the run; above the asked one where that seed's training had learned nothing half-way (loss on fitted clips).
+        lr: of the run; half of the recipe's, or less, where training with it had learned nothing half-way (loss on fitted clips).
+        seconds: of the last call; what an interrupted one had trained before is not in it.
     """
 
     split: str
@@ -50,7 +51,7 @@ class SplitResult(msgspec.Struct, frozen=True):
     top1: float
     seconds: float
     checkpoint_sha256: str
-    seed: int
+    lr: float
 
 
 class AccuracyReport(msgspec.Struct, frozen=True):
@@ -104,7 +105,7 @@ def _run(
     dataset: Dataset, split: str, fitted: tuple[str, ...], part: str, recipe: Recipe, arguments: argparse.Namespace
 ) -> SplitResult:
     started = time.monotonic()
-    seed, out = _train(dataset, split, fitted, recipe, arguments)
+    lr, out = _train(dataset, split, fitted, recipe, arguments)
     saved = load_checkpoint(out / "ckpt.pt")
     indices = dataset.indices(split, part)
     clips = [dataset.clip(i) for i in indices]
@@ -120,26 +121,32 @@ def _run(
         top1=correct / len(clips),
         seconds=round(time.monotonic() - started, 1),
         checkpoint_sha256=sha256_of(out / "ckpt.pt"),
-        seed=seed,
+        lr=lr,
     )
 
 
 def _train(
     dataset: Dataset, split: str, fitted: tuple[str, ...], recipe: Recipe, arguments: argparse.Namespace
-) -> tuple[int, Path]:
-    """Train, or go on training; the seed and the run's folder. A run that learns nothing is begun again with the next seed."""
-    for seed in range(arguments.seed, arguments.seed + _SEEDS):
-        out = arguments.out / f"{arguments.name}-{recipe.name}-{split}-{arguments.fit}-seed{seed}"
-        trainer = Trainer(Task.of(dataset, split, fitted), arguments.model, recipe, out, seed)
+) -> tuple[float, Path]:
+    """Train, or go on training; the learning rate and the run's folder.
+
+    A run that learns nothing, whose steps were too large for its data, is begun again with half the learning rate.
+    """
+    for halvings in range(_TRIES):
+        lr = recipe.lr / 2**halvings
+        name = f"{arguments.name}-{recipe.name}-{split}-{arguments.fit}-seed{arguments.seed}"
+        out = arguments.out / (name if halvings == 0 else f"{name}-lr{lr:g}")
+        task = Task.of(dataset, split, fitted)
+        trainer = Trainer(task, arguments.model, msgspec.structs.replace(recipe, lr=lr), out, arguments.seed)
         if (out / "last.pt").exists():
             trainer.resume()
         try:
             trainer.run(click.echo)
         except GateError as error:
-            click.echo(f"{split}, seed {seed}: {error}")
+            click.echo(f"{split}, lr {lr:g}: {error}")
         else:
-            return seed, out
-    raise SystemExit(f"{split}: none of {_SEEDS} seeds learned anything")
+            return lr, out
+    raise SystemExit(f"{split}: nothing was learned in {_TRIES} tries")
 
 
 def _arguments() -> argparse.Namespace:

@@ -50,9 +50,7 @@ def _accuracy(results: dict[str, Any]) -> str:
         if report:
             date = report["host"]["date"][:10]
             file = f"[accuracy-{name}.json](benchmarks/results/accuracy-{name}.json)"
-            seeds = [row.get("seed", report["seed"]) for row in report["results"]]  # one a split; older files have one for all
-            shown = ", ".join(str(seed) for seed in (seeds if len(set(seeds)) > 1 else seeds[:1]))
-            lines.append(f"| {title} | {report['clips']} | {report['top1']:.2%} | {shown} | {date} | {file} |")
+            lines.append(f"| {title} | {report['clips']} | {report['top1']:.2%} | {report['seed']} | {date} | {file} |")
     return "\n".join(lines) + "\n"
 
 

@@ -136,7 +136,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no joints": ({"keypoint": None}, "without joints"),
     "a list as joints": ({"keypoint": [[1.0]]}, "without joints"),
     "three axes": ({"keypoint": np.ones((6, 17, 2))}, "not usable"),
-    "text": ({"keypoint": np.full((1, 6, 17, 2), "x")}, "not usable"),
     "one coordinate": ({"keypoint": np.ones((1, 6, 17, 1))}, "other coordinates"),
     "four coordinates": ({"keypoint": np.ones((1, 6, 17, 4))}, "other coordinates"),
     "other frames": ({"total_frames": 7}, "does not fit the frames"),
