@@ -125,7 +125,7 @@ def test_a_run_that_learns_nothing_stops_half_way(tmp_path: Path, monkeypatch: p
         trainer.run()
     assert (caught.value.where, caught.value.found) == ("epoch 10 of 20", "loss 0.693")
     assert trainer.epoch == 9
-    assert "--seed" in (caught.value.hint or "")
+    assert "--lr" in (caught.value.hint or "")
 
 
 def test_the_loss_of_a_constant_answer() -> None:
