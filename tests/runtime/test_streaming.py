@@ -121,7 +121,8 @@ def test_memory_is_flat_over_many_frames_and_ids(recognizer: Recognizer) -> None
         late = push(2_000, 18_000)
     finally:
         tracemalloc.stop()
-    assert late - early < 20_000, "bytes kept per frame would be 400 here"
+    # other threads of the test run allocate a little too; one number kept for each frame or person would be over a megabyte
+    assert late - early < 200_000
 
 
 @pytest.mark.parametrize(
