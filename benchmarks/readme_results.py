@@ -42,7 +42,7 @@ def replace(text: str, results: str) -> str:
 def _accuracy(results: dict[str, Any]) -> str:
     lines = [
         "STAR-64, trained on train and val with `benchmarks/recipes/`, chosen on training and val clips ([how often test was"
-        " read](benchmarks/README.md#how-accuracy-is-measured)):\n",
+        " read](benchmarks/README.md)):\n",
         "| recordings | test clips | top-1 | seed | date | from |",
         "| --- | ---: | ---: | ---: | --- | --- |",
     ]
