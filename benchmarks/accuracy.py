@@ -74,7 +74,7 @@ class AccuracyReport(msgspec.Struct, frozen=True):
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    recipe = get_recipe(arguments.recipe or str(HERE / "recipes" / f"{arguments.name}.json"))
+    recipe = get_recipe(arguments.recipe or str(HERE / "recipes" / f"{arguments.name}.json"), epochs=arguments.epochs)
     dataset = open_dataset(arguments.data)
     fitted = tuple(arguments.fit.split("+"))
     part = "test" if "val" in fitted else "val"
@@ -156,6 +156,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--split", action="append", help="split scheme, several times for several")
     parser.add_argument("--fit", choices=["train", "train+val"], default="train+val")
     parser.add_argument("--recipe", help="a named recipe or file in place of recipes/NAME.json, e.g. paper")
+    parser.add_argument("--epochs", type=int, help="in place of the recipe's")
     parser.add_argument("--model", default="star-64")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
