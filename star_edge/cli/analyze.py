@@ -44,8 +44,8 @@ def command(
     here return to float, and, while the gate is missed on val, the one with the most harm per microsecond saved. Where
     float is as fast, "keep fp16 here" is the answer. Accuracy comes out the same every time; times are this machine's.
 
-    An interrupted run goes on where it was. The report is BUNDLE/reports/sensitivity.json; --apply puts the choice into
-    BUNDLE, and measures nothing twice.
+    Layers that were measured before, also by an interrupted run, are not measured again; only the choice is timed anew. The
+    report is BUNDLE/reports/sensitivity.json; --apply puts the choice into BUNDLE.
     """
     from calibration.analyze import analyze_bundle
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from runtime.errors import GateError
 from runtime.manifest import PRECISIONS
@@ -58,6 +59,8 @@ def command(
     first one further off than the precision allows is named, and the clip is kept for --case.
     """
     if layers:
+        if case is not None:
+            _refuse_beside_case()
         wanted = None if precision == "all" else precision
         _layers(
             find_bundle(bundle, folder_for="verify"), data, split, part, engine, wanted, samples, threads, bisect, case, output
@@ -99,6 +102,14 @@ def command(
         )
     clips = f"{report.samples} {report.part} clips" + (f" of {report.available}" if report.samples < report.available else "")
     output.console.print(f"gates passed on {clips}: {written}; next: star-edge bench {path}", soft_wrap=True)
+
+
+def _refuse_beside_case() -> None:
+    """Raise UsageError for options that choose clips: with ``--case`` there is nothing to choose."""
+    source = click.get_current_context().get_parameter_source
+    given = [name for name in ("data", "split", "part", "samples") if source(name) is not ParameterSource.DEFAULT]
+    if given:
+        raise click.UsageError(f"--{given[0]} chooses clips, and --case is one already")
 
 
 def _layers(

@@ -122,6 +122,7 @@ def compare_layers(
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     bundle.require_folder("verify")
     precision = bundle.precision(precision)
+    open_engine(bundle, engine, precision=precision, threads=threads)  # refuses what the engine does not compute
     if case is None:
         chosen = _worst(bundle, dataset, split, part, engine, precision, samples, seed, threads)
     else:

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
 from runtime.bundle import Bundle, BundleWriter
-from runtime.errors import GateError, InputError
+from runtime.errors import GateError, InputError, MismatchError
 from runtime.packing import cu_seqlens_of
 from star_edge.cli.verify import command
 from star_edge.verification.layers import Case, _Compared, compare_layers, difference
@@ -168,3 +168,19 @@ def test_a_case_of_another_skeleton_is_refused(bundle: Path, tmp_path: Path):
 def test_options_that_belong_to_layers(bundle: Path):
     assert "--bisect belongs to --layers" in run(bundle, "--bisect").output
     assert "--case belongs to --layers" in run(bundle, "--case", "x.npz").output
+
+
+def test_nothing_else_chooses_clips_beside_a_case(bundle: Path, case: Path):
+    result = run(bundle, "--layers", "--case", case, "--split", "xsub")
+    assert result.exit_code == 2
+    assert "--split chooses clips" in result.output
+
+
+@pytest.mark.parametrize("bisect", [False, True])
+def test_a_precision_that_the_engine_does_not_compute_is_refused(bundle: Path, case: Path, bisect: bool):
+    opened = Bundle.open(bundle)
+    writer = BundleWriter(bundle, opened)
+    writer.add("model.int8.onnx", opened.read("model.fp32.onnx"))
+    writer.commit(opened.manifest)
+    with pytest.raises(MismatchError, match="does not compute int8"):
+        compare_layers(bundle, engine="torch", precision="int8", case=case, bisect=bisect)
