@@ -22,6 +22,7 @@ from onnx import FunctionProto, helper
 from exporters.onnx.functions import DOMAIN, LINEAR, OPSET, attributes, segment_mask
 from exporters.onnx.nodes import NodeList
 from exporters.onnx.single_op import build_single_op
+from runtime.files import write_atomic
 from runtime.packing import cu_seqlens_of
 from star_edge.bench.host import read_host
 from star_edge.models import model_config
@@ -125,7 +126,7 @@ def main() -> None:
             "threads": 1,
             "results": timings,
         }
-        arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
+        write_atomic(arguments.out, msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
 
 
 if __name__ == "__main__":

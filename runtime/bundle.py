@@ -17,7 +17,7 @@ import msgspec
 from runtime.archive import MANIFEST, SUFFIX, Archive
 from runtime.calibration_table import CalibrationTable
 from runtime.errors import InputError, MismatchError
-from runtime.files import sha256_of, write_atomic
+from runtime.files import abandoned_target, sha256_of, write_atomic, write_folder_atomic
 from runtime.golden import Golden
 from runtime.manifest import (
     CALIBRATION,
@@ -244,16 +244,30 @@ class BundleWriter:
         Raises InputError when the result would not be a valid bundle, MismatchError when the base was changed by
         another process meanwhile, OSError when the disk is full; the old bundle stays in each case.
         """
-        new_folder = not self.path.exists()
         old = self._old_files()
         self._check_base()
         entries = self._entries(old)
         manifest = msgspec.structs.replace(manifest, files=entries)
         manifest = msgspec.structs.replace(manifest, bundle_id=manifest.identity()).check(where=self.path)
         document = manifest.to_bytes()
+        if not self.path.exists() or not any(self.path.iterdir()):
+            self._make(entries, document)
+        else:
+            self._update(entries, document, old)
+            self._remove_stale(manifest, old)
+        return Bundle(self.path, manifest)
+
+    def _make(self, entries: dict[str, FileEntry], document: bytes) -> None:
+        """Write a bundle where none is: the whole folder appears by one rename."""
+        path = self.path.resolve()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files = {entries[name].path: data for name, data in self._added.items()}
+        write_folder_atomic(path, (files | {MANIFEST: document}).items())
+
+    def _update(self, entries: dict[str, FileEntry], document: bytes, old: dict[str, str]) -> None:
+        """Write into a folder that holds a bundle, or anything else; on failure it is as before."""
         written: list[Path] = []
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             for name, data in self._added.items():
                 target = self.path / entries[name].path
                 if old.get(entries[name].path) != entries[name].sha256:
@@ -262,10 +276,8 @@ class BundleWriter:
             write_atomic(self.path / MANIFEST, document)
         except BaseException:
             if not _holds(self.path / MANIFEST, document):
-                _discard(written, self.path if new_folder else None)
+                _discard(written)
             raise
-        self._remove_stale(manifest, old)
-        return Bundle(self.path, manifest)
 
     def _old_files(self) -> dict[str, str]:
         """Actual name -> hash of every file that the bundle now on the disk needs and has."""
@@ -397,15 +409,12 @@ def _candidates(name: str, digest: str) -> Iterator[str]:
 _OURS = re.compile(
     "|".join(rf"{re.escape(n.rpartition('.')[0])}(\.[0-9a-f]{{8,64}})?\.{n.rpartition('.')[2]}" for n in LOGICAL_NAMES)
 )
-_TEMPORARY = re.compile(r"\.(.+)\.\d+\.[0-9a-f]{8}\.tmp")
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a file name is one that a writer gives to a bundle's file or its temporary."""
-    temporary = _TEMPORARY.fullmatch(name)
-    if temporary:
-        name = temporary[1]
-    return name == MANIFEST if temporary and name == MANIFEST else bool(_OURS.fullmatch(name))
+    """Whether a file name is one that a writer gives to a bundle's file, or that of a temporary a killed one left."""
+    target = abandoned_target(name)
+    return target == MANIFEST or bool(_OURS.fullmatch(target or name))
 
 
 def _holds(path: Path, data: bytes) -> bool:
@@ -415,10 +424,8 @@ def _holds(path: Path, data: bytes) -> bool:
         return False
 
 
-def _discard(files: list[Path], folder: Path | None) -> None:
-    """Undo the files of a failed commit, and the folder when the commit made it."""
+def _discard(files: list[Path]) -> None:
+    """Undo the files of a failed commit."""
     with contextlib.suppress(OSError):
         for file in files:
             file.unlink(missing_ok=True)
-        if folder is not None:
-            folder.rmdir()

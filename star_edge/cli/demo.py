@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from runtime.errors import GateError, InputError
+from runtime.files import write_atomic
 from star_edge.cli.common import Output, common_options
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def command(data: Path | None, out: Path, clips: int, epochs: int | None, sample
     dataset = _make_data(steps, data, out, clips, output.seed)
     steps.run("train", "--data", out / "data", "--out", out / "run", "--force",
               "--epochs", epochs or _epochs_for(dataset), "--seed", output.seed)  # fmt: skip
-    shutil.copyfile(out / "run" / "ckpt.pt", checkpoint)
+    write_atomic(checkpoint, (out / "run" / "ckpt.pt").read_bytes())
     steps.run("export", "--fp16", checkpoint, "--out", bundle, "--force")
     steps.run("calibrate", bundle, "--samples", samples)
     steps.run("verify", bundle, gate=True)
@@ -111,12 +112,15 @@ class _Steps:
 
 def _prepare(out: Path) -> None:
     """Make an empty folder; only an earlier demo is ever replaced."""
-    if out.exists() and any(out.iterdir()):
-        if not (out / _MARK).exists():
-            raise InputError("something that no demo made is in the way", where=out, hint="choose another folder with --out")
-        shutil.rmtree(out)
+    if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
+        raise InputError("something that no demo made is in the way", where=out, hint="choose another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     (out / _MARK).touch()
+    for entry in list(out.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != _MARK:  # which stays, so that a demo killed here can be begun again
+            entry.unlink()
 
 
 def _make_data(steps: _Steps, data: Path | None, out: Path, clips: int, seed: int) -> Dataset:
@@ -144,18 +148,15 @@ def _epochs_for(dataset: Dataset) -> int:
 
 def _one_clip(dataset: Dataset, data: Path | None, out: Path) -> Path:
     """A test clip as a file: the recording itself where the source is a folder of them, else an .npz."""
-    import numpy as np
+    from runtime.packed_clips import clips_to_bytes
 
     test = dataset.indices(None, "test")
     folder = out / "clips" if data is None else data
     recording = next(folder.rglob(f"{dataset.names[test[0]]}.skeleton"), None) if folder.is_dir() else None
     if recording is not None:
         return recording
-    even = [i for i in test if len(set(dataset.clip(i).person_lengths)) == 1]
-    clip = dataset.clip(even[0])
     path = out / "clip.npz"
-    np.savez(path, xyz=clip.joints, lengths=np.array([len(clip)]), persons=np.array([len(clip.person_lengths)]),
-             names=np.array([clip.name]))  # fmt: skip
+    write_atomic(path, clips_to_bytes([dataset.clip(int(test[0]))], dataset.labels[test[:1]], dataset.meta.class_names))
     return path
 
 

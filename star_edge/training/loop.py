@@ -258,6 +258,8 @@ class Trainer:
         best = validation is None or validation > self.best
         if best:
             self.best = self.best if validation is None else validation
+            if self.epoch == 1:  # the state of an earlier run in this folder does not belong to the checkpoint that comes now
+                (self.out / "last.pt").unlink(missing_ok=True)
             save_checkpoint(self._checkpoint(accuracy, validation), self.out / "ckpt.pt")
         state = {
             "schema": STATE_SCHEMA,

@@ -14,6 +14,8 @@ from runtime.bundle import Bundle, BundleWriter, write_report
 from runtime.errors import InputError, MismatchError, StarEdgeError
 from runtime.manifest import Manifest
 
+NO_PROCESS = 2**22 + 1  # above the largest number that Linux gives to a process
+
 
 def edit(bundle: Path, **changes: Any) -> None:
     """Change fields of the manifest and give it the id that fits, as a careful forger would."""
@@ -246,7 +248,7 @@ def test_incomplete_bundle_is_not_written(tmp_path: Path, tiny_bundle: Path) -> 
 def test_files_of_the_user_stay(tiny_bundle: Path) -> None:
     (tiny_bundle / "notes.txt").write_text("mine")
     (tiny_bundle / "model.int8.0123abcd.onnx").write_text("left by a killed command")
-    (tiny_bundle / ".model.int8.onnx.77.0123abcd.tmp").write_text("so was this")
+    (tiny_bundle / f".model.int8.onnx.{NO_PROCESS}.0123abcd.tmp").write_text("so was this")
     update(tiny_bundle, b"one")
     assert (tiny_bundle / "notes.txt").read_text() == "mine"
     assert not list(tiny_bundle.glob("*0123abcd*"))
@@ -358,6 +360,37 @@ def test_failed_first_export_leaves_no_folder(tiny_bundle: Path, monkeypatch: py
         with pytest.raises(KeyboardInterrupt):
             writer.commit(bundle.manifest)
     assert not (tiny_bundle.parent / "first.star").exists()
+    assert not list(tiny_bundle.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("fail_at", range(1, 13))
+def test_killed_first_export_leaves_no_bundle_and_the_next_one_cleans_up(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, fail_at: int
+) -> None:
+    bundle, path = Bundle.open(tiny_bundle), tiny_bundle.parent / "first.star"
+    writer = BundleWriter(path)
+    for name in bundle.manifest.files:
+        writer.add(name, bundle.read(name))
+    child = os.fork()
+    if child == 0:
+        count_steps(monkeypatch, fail_at, lambda: os._exit(9))
+        writer.commit(bundle.manifest)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert not path.exists()
+    writer.commit(bundle.manifest)
+    assert contents(path) == contents(tiny_bundle)
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["first.star", "tiny.star"]
+
+
+def test_first_export_into_an_empty_folder_behind_a_link(tiny_bundle: Path) -> None:
+    (tiny_bundle.parent / "empty").mkdir()
+    (tiny_bundle.parent / "link.star").symlink_to("empty")
+    bundle, writer = Bundle.open(tiny_bundle), BundleWriter(tiny_bundle.parent / "link.star")
+    for name in bundle.manifest.files:
+        writer.add(name, bundle.read(name))
+    writer.commit(bundle.manifest)
+    assert contents(tiny_bundle.parent / "empty") == contents(tiny_bundle)
 
 
 @pytest.mark.parametrize("cut", [0, 10, 200, -30])

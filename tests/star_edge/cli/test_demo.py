@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from runtime.errors import InputError
-from star_edge.cli.demo import command
+from star_edge.cli.demo import _one_clip, _prepare, command
 
 
 def test_a_folder_that_no_demo_made_is_left_alone(tmp_path: Path) -> None:
@@ -18,6 +18,30 @@ def test_a_folder_that_no_demo_made_is_left_alone(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, ["--out", str(tmp_path)])
     assert isinstance(result.exception, InputError)
     assert mine.read_text() == "keep"
+
+
+def test_an_earlier_demo_is_replaced_and_what_it_linked_to_stays(tmp_path: Path) -> None:
+    theirs, demo = tmp_path / "theirs", tmp_path / "demo"
+    (demo / "run").mkdir(parents=True)
+    theirs.mkdir()
+    (theirs / "meta.json").write_text("keep")
+    (demo / ".star-edge-demo").touch()
+    (demo / "ckpt.pt").touch()
+    (demo / "data").symlink_to(theirs)
+    _prepare(demo)
+    assert [entry.name for entry in demo.iterdir()] == [".star-edge-demo"]
+    assert (theirs / "meta.json").read_text() == "keep"
+
+
+def test_one_test_clip_is_written_as_a_file(tiny_dataset: Path, tmp_path: Path) -> None:
+    from runtime.readers import read_clips
+    from star_edge.data import Dataset
+
+    dataset = Dataset.open(tiny_dataset)
+    expected = dataset.clip(int(dataset.indices(None, "test")[0]))
+    (found,) = read_clips(_one_clip(dataset, tiny_dataset, tmp_path))
+    assert (found.name, found.person_lengths) == (expected.name, expected.person_lengths)
+    assert (found.joints == expected.joints).all()
 
 
 @pytest.mark.slow

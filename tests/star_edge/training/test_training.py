@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from runtime.clip import Clip  # noqa: E402
 from runtime.errors import GateError, InputError, MismatchError  # noqa: E402
 from star_edge.skeletons import NITE15  # noqa: E402
+from star_edge.training import loop  # noqa: E402
 from star_edge.training.batches import group_by_frames  # noqa: E402
 from star_edge.training.checkpoint import (  # noqa: E402
     Checkpoint,
@@ -111,6 +112,20 @@ def test_resume_after_a_kill_gives_the_same_weights(tmp_path: Path) -> None:
     for part in ("weights", "averaged"):
         for name, tensor in states[0][part].items():
             torch.testing.assert_close(tensor, states[1][part][name], atol=0, rtol=0)
+
+
+def test_a_run_begun_anew_never_mixes_with_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between its first checkpoint and its first state, it leaves no state of the earlier run to resume from."""
+    first = Trainer(separable_task(), "star-64", quick(), tmp_path, 1).run()
+
+    def kill(content: dict, path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_torch", kill)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(separable_task(), "star-64", quick(), tmp_path, 1).run()
+    assert load_checkpoint(first).metrics["epoch"] == 1
+    assert not (tmp_path / "last.pt").exists()
 
 
 @pytest.mark.parametrize("epochs", [10, 20])
