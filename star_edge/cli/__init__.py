@@ -91,7 +91,7 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("star-edge: interrupted; nothing half-written is left behind", err=True)
+        click.echo("star-edge: interrupted; nothing half-written stands under its name", err=True)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -70,7 +70,7 @@ def convert(
     SOURCE is a folder of NTU RGB+D .skeleton files, of NW-UCLA or Kinetics-skeleton .json files, or of .npy files in one
     sub-folder a class (with --skeleton); an .npz file; or a PYSKL .pkl file, from which nothing is run.
 
-    The folder appears when it is complete. Recordings that cannot be used are skipped by list or by what is found in
+    The folder appears when it is complete. After Ctrl-C, a kill or a full disk the same command goes on where it ended. Recordings that cannot be used are skipped by list or by what is found in
     them (no body in any frame, wrong joint count, truncated, too short), counted, and recorded with their reason.
     """
     from star_edge.data.convert import convert as convert_source

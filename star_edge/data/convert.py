@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,8 +17,9 @@ from runtime.clip import Clip
 from runtime.errors import InputError
 from runtime.readers.ntu import Recording
 from runtime.skeleton import Skeleton
-from star_edge.data.dataset import Dataset, DatasetMeta, Skipped, is_dataset
+from star_edge.data.dataset import SCHEMA, Dataset, DatasetMeta, Skipped, is_dataset
 from star_edge.data.joint_map import JointMap, map_joints
+from star_edge.data.journal import Stamp, stamp_of
 from star_edge.data.sources import Problem, Source, open_source
 from star_edge.data.writer import DatasetWriter
 from star_edge.skeletons import get_skeleton
@@ -44,7 +47,8 @@ def convert(
 ) -> DatasetMeta:
     """Convert recordings of any kind that :func:`star_edge.data.sources.open_source` knows to a dataset folder.
 
-    The result does not depend on ``workers``. Until it is complete, nothing stands under the name ``out``.
+    The result does not depend on ``workers``. Until it is complete, nothing stands under the name ``out``; a conversion that was
+    killed or interrupted goes on where it ended when it is called again with the same arguments, and the result is the same.
 
     Args:
         source, out: where from and where to.
@@ -69,53 +73,114 @@ def convert(
     layout = recordings.info.skeleton
     mapping = _mapping(layout, to_skeleton) if to_skeleton else None
     layout = mapping.target if mapping else layout
-    with DatasetWriter(out, layout.num_joints, force=force) as writer:
-        skipped: list[Skipped] = []
-        kept: list[int] = []
-        dropped_rows = dropped_persons = 0
-
-        def leave_out(file: str, problem: Problem) -> None:
-            if on_error == "fail":
-                raise problem.error("repair or remove it, list it in --skip-list, or use --on-error skip")
-            entry = Skipped(file, problem.what, _detail(problem))
-            log.warning("skipped %s: %s (%s)", file, entry.reason, entry.detail)
-            skipped.append(entry)
-
+    entries = _without_listed(recordings, skip)
+    plan = _plan(recordings, entries, layout, min_frames)
+    with DatasetWriter(out, layout.num_joints, plan, force=force) as writer:
+        conversion = _Conversion(recordings, writer, on_error, mapping, min_frames)
         for file, problem in recordings.rejected:
-            leave_out(file, problem)
-        wanted = _without_listed(recordings, skip, skipped)
-        results: Iterable[Recording | Problem] = recordings.read(wanted, workers)
+            conversion.leave_out(file, problem)
+        conversion.skipped += [Skipped(name, SKIP_LISTED) for name in recordings.names if name in skip]
+        results: Iterable[Result] = conversion.results(entries, workers)
         if track is not None:
-            results = track(results, "reading", len(wanted))
-        for entry, result in zip(wanted, results, strict=True):
-            name = recordings.names[entry]
-            if mapping and isinstance(result, Recording):
-                result = _mapped(result, mapping)
-            if isinstance(result, Recording) and max(result.clip.person_lengths) < min_frames:
-                result = Problem(
-                    "too few frames with a body", name, str(max(result.clip.person_lengths)), f"at least {min_frames}"
-                )
-            if isinstance(result, Problem):
-                leave_out(name, result)
-                continue
-            writer.append(result.clip, name, int(recordings.labels[entry]), int(recordings.subjects[entry]))
-            kept.append(entry)
-            dropped_rows += result.clip.dropped
-            dropped_persons += result.persons - len(result.clip.person_lengths)
-        if not kept:
-            reasons = sorted({entry.reason for entry in skipped})
+            results = track(results, "reading", len(entries))
+        for result in results:
+            conversion.take(result)
+        return conversion.commit(layout, split)
+
+
+class Result(NamedTuple):
+    """What came of reading an entry, by this conversion or (``stored``) by one that was interrupted."""
+
+    entry: int
+    stamp: Stamp
+    outcome: Recording | Problem
+    stored: bool
+
+
+@dataclass
+class _Conversion:
+    """One conversion under way: what was kept, and what was left out for which reason."""
+
+    source: Source
+    writer: DatasetWriter
+    on_error: Literal["skip", "fail"]
+    mapping: JointMap | None
+    min_frames: int
+    skipped: list[Skipped] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+    dropped_rows: int = 0
+    dropped_persons: int = 0
+
+    def results(self, entries: Sequence[int], workers: int) -> Iterator[Result]:
+        """What an interrupted conversion had done, then what is read now."""
+        stamps = [stamp_of(self.source.files[entry]) for entry in entries]
+        done = 0
+        for outcome in self.writer.replay(stamps):
+            yield Result(entries[done], stamps[done], outcome, stored=True)
+            done += 1
+        if done:
+            log.info("going on after %d of %d recordings that an interrupted conversion had done", done, len(entries))
+        outcomes = self.source.read(entries[done:], workers)
+        for entry, stamp, outcome in zip(entries[done:], stamps[done:], outcomes, strict=True):
+            yield Result(entry, stamp, self._prepared(entry, outcome), stored=False)
+
+    def take(self, result: Result) -> None:
+        """Put a recording into the dataset, or leave it out."""
+        entry, stamp, outcome, stored = result
+        name = self.source.names[entry]
+        if isinstance(outcome, Recording):
+            problem = self.source.accept(entry, outcome)
+            if problem is None:
+                label, subject = int(self.source.labels[entry]), int(self.source.subjects[entry])
+                self.writer.keep(outcome, name, label, subject, stamp, stored=stored)
+                self.kept.append(entry)
+                self.dropped_rows += outcome.clip.dropped
+                self.dropped_persons += outcome.persons - len(outcome.clip.person_lengths)
+                return
+            outcome = problem
+        self.leave_out(name, outcome)
+        if not stored:
+            self.writer.leave_out(outcome, stamp)
+
+    def leave_out(self, file: str, problem: Problem) -> None:
+        """Record why; raises it as an InputError where a bad recording ends the conversion."""
+        if self.on_error == "fail":
+            raise problem.error("repair or remove it, list it in --skip-list, or use --on-error skip")
+        entry = Skipped(file, problem.what, _detail(problem))
+        log.warning("skipped %s: %s (%s)", file, entry.reason, entry.detail)
+        self.skipped.append(entry)
+
+    def commit(self, layout: Skeleton, split: str | None) -> DatasetMeta:
+        """Finish the folder; raises InputError when it would be empty, or for a split that it has not."""
+        if not self.kept:
+            reasons = sorted({entry.reason for entry in self.skipped})
             raise InputError(
                 "no usable recording",
-                where=source,
-                found=f"{len(skipped)} skipped: {', '.join(reasons)}",
+                where=self.source.info.source,
+                found=f"{len(self.skipped)} skipped: {', '.join(reasons)}",
                 expected="at least one",
             )
-        splits = recordings.splits(np.array(kept))
+        splits = self.source.splits(np.array(self.kept))
         default = split or next(iter(splits))
         if default not in splits:
-            raise InputError(f"no split '{default}'", where=source, found=default, expected=", ".join(splits))
-        info = msgspec.structs.replace(recordings.info, skeleton=layout)
-        return writer.commit(info, splits, default, skipped, dropped_rows, dropped_persons)
+            raise InputError(f"no split '{default}'", where=self.source.info.source, found=default, expected=", ".join(splits))
+        info = msgspec.structs.replace(self.source.info, skeleton=layout)
+        return self.writer.commit(info, splits, default, self.skipped, self.dropped_rows, self.dropped_persons)
+
+    def _prepared(self, entry: int, outcome: Recording | Problem) -> Recording | Problem:
+        """In the layout of the dataset, and long enough."""
+        if self.mapping and isinstance(outcome, Recording):
+            outcome = _mapped(outcome, self.mapping)
+        if isinstance(outcome, Recording) and (frames := max(outcome.clip.person_lengths)) < self.min_frames:
+            name = self.source.names[entry]
+            return Problem("too few frames with a body", name, str(frames), f"at least {self.min_frames}")
+        return outcome
+
+
+def _plan(source: Source, entries: Sequence[int], layout: Skeleton, min_frames: int) -> str:
+    """SHA-256 over what decides on every entry, besides the files: an interrupted conversion of the same plan can go on."""
+    names = [source.names[entry] for entry in entries]
+    return hashlib.sha256(msgspec.json.encode((SCHEMA, source.info, names, layout, min_frames))).hexdigest()
 
 
 def open_dataset(path: str | Path, *, skeleton: str | None = None, track: Track | None = None) -> Dataset:
@@ -168,18 +233,15 @@ def _mapped(recording: Recording, mapping: JointMap) -> Recording | Problem:
         mapped = Clip.from_persons(persons, clip.name)
     except InputError as error:
         return Problem.of(error)
-    return Recording(Clip(mapped.joints, mapped.person_lengths, clip.name, clip.dropped + mapped.dropped), recording.frames,
-                     recording.persons)  # fmt: skip
+    dropped = clip.dropped + mapped.dropped
+    return replace(recording, clip=Clip(mapped.joints, mapped.person_lengths, clip.name, dropped))
 
 
-def _without_listed(recordings: Source, skip: Collection[str], skipped: list[Skipped]) -> list[int]:
-    listed = set(skip)
-    wanted = [entry for entry, name in enumerate(recordings.names) if name not in listed]
-    skipped += [Skipped(name, SKIP_LISTED) for name in recordings.names if name in listed]
-    unknown = len(listed.difference(recordings.names))
+def _without_listed(source: Source, skip: Collection[str]) -> list[int]:
+    unknown = len(set(skip).difference(source.names))
     if unknown:
-        log.info("%d names on the skip list are not in %s", unknown, recordings.info.source)
-    return wanted
+        log.info("%d names on the skip list are not in %s", unknown, source.info.source)
+    return [entry for entry, name in enumerate(source.names) if name not in skip]
 
 
 def _detail(problem: Problem) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -15,42 +18,41 @@ import numpy as np
 
 from runtime.clip import Clip
 from runtime.errors import InputError
-from runtime.skeleton import Skeleton
+from runtime.readers.clip_json import Labelled
+from runtime.readers.ntu import Recording
 from star_edge.data.dataset import COLUMNS, MAX_PERSONS, SCHEMA, DatasetMeta, Skipped, SplitInfo, hash_columns, is_dataset
+from star_edge.data.journal import Journal, Kept, Stamp, Step
+from star_edge.data.sources.base import Problem, SetInfo
 from star_edge.data.splits import TEST, TRAIN, UNUSED, VAL, Split
+
+log = logging.getLogger(__name__)
 
 _HEADER_BYTES = 128
 
 
-class SetInfo(msgspec.Struct, frozen=True):
-    """What is known about a set before any clip is read; the fields are those of :class:`DatasetMeta`."""
-
-    name: str
-    source: str
-    terms: str
-    skeleton: Skeleton
-    class_names: tuple[str, ...]
-    fps: float | None
-
-
 class DatasetWriter:
-    """Writes one dataset folder, in a context: what was appended vanishes unless :meth:`commit` was reached.
+    """Writes one dataset folder, in a context, recording by recording.
 
-    Memory holds a few numbers and the name of each clip, never its joints. A folder left by a killed conversion to the
-    same target is cleared away first.
+    Memory holds a few numbers and the name of each clip, never its joints. Until :meth:`commit` all is in the folder
+    ``.NAME.partial`` beside the target. Bad input removes it; it outlives anything else that ends the context, a kill too,
+    and a writer with the same plan finds it (:meth:`replay`).
 
     Args:
         out: the folder to make; raises InputError if it exists, unless ``force`` and it is a dataset, which is replaced.
         joints: joints per row.
+        plan: names all that the result depends on, apart from the files the recordings are read from.
     """
 
-    def __init__(self, out: Path, joints: int, *, force: bool = False) -> None:
-        self.out, self.joints = out, joints
+    def __init__(self, out: Path, joints: int, plan: str, *, force: bool = False) -> None:
+        self.out, self.joints, self._plan = out, joints, plan
+        self._partial = out.with_name(f".{out.name}.partial")
+        self._old = out.with_name(f".{out.name}.old")
+        self._folder = self._partial / "dataset"
+        _finish_replacing(out, self._old)
         if out.exists() and not (force and (is_dataset(out) or (out.is_dir() and not any(out.iterdir())))):
             raise InputError("the target exists" if not force else "the target exists and is not a dataset folder", where=out,
                              expected="a new folder" if not force else "a dataset folder to replace",
                              hint="choose another name" if force or not is_dataset(out) else "add --force to replace it")  # fmt: skip
-        self._folder = out.with_name(f".{out.name}.{os.getpid()}.partial")
         self._lengths: list[int] = []
         self._person_lengths: list[tuple[int, ...]] = []
         self._labels: list[int] = []
@@ -60,24 +62,57 @@ class DatasetWriter:
         self._digest = hashlib.sha256()
 
     def __enter__(self) -> DatasetWriter:
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(self.out)
-        (self._folder / "splits").mkdir(parents=True)
-        self._xyz: BinaryIO = (self._folder / "xyz.npy").open("wb")
-        self._xyz.write(self._header())
+        self._partial.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self._partial, self.out)
+        self._journal = Journal(self._partial / "journal.jsonl")
+        if not self._journal.belongs_to(self._plan):
+            shutil.rmtree(self._folder, ignore_errors=True)
+            (self._folder / "splits").mkdir(parents=True)
+            (self._folder / "xyz.npy").write_bytes(bytes(_HEADER_BYTES))
+            self._journal.start(self._plan)
+        self._xyz: BinaryIO = (self._folder / "xyz.npy").open("r+b")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._xyz.close()
-        shutil.rmtree(self._folder, ignore_errors=True)  # gone already after a commit
+        self._journal.close()
+        if kind is None or issubclass(kind, InputError):
+            shutil.rmtree(self._partial, ignore_errors=True)
+        else:
+            log.warning("what is done is kept in %s: the same command goes on from there", self._partial)
+        os.close(self._lock)
 
     def __len__(self) -> int:
         return len(self._lengths)
 
-    def append(self, clip: Clip, name: str, label: int, subject: int) -> None:
-        """Add one clip of at most two persons."""
-        data = np.ascontiguousarray(clip.joints, dtype="<f4").tobytes()
-        self._xyz.write(data)
+    def replay(self, stamps: Sequence[Stamp]) -> Iterator[Recording | Problem]:
+        """What an earlier writer with this plan has done, in order; iterate to the end before anything is written.
+
+        It ends at the first recording whose file has changed since, or whose clip is not on the disk as it should be.
+
+        Args:
+            stamps: of the files of all recordings.
+        """
+        steps = end = 0
+        self._xyz.seek(_HEADER_BYTES)
+        for stamp, step in zip(stamps, self._journal.steps(), strict=False):
+            result = step.problem if step.kept is None else self._read(step.kept)
+            if result is None or step.stamp != stamp:
+                break
+            steps, end = steps + 1, self._xyz.tell()
+            yield result
+        self._journal.cut(steps)
+        self._xyz.seek(end or _HEADER_BYTES)
+        self._xyz.truncate()
+
+    def keep(self, recording: Recording, name: str, label: int, subject: int, stamp: Stamp, *, stored: bool) -> None:
+        """Add a recording's clip of at most two persons; ``stored`` says that it came from :meth:`replay`."""
+        clip = recording.clip
+        data = _bytes(clip)
+        if not stored:
+            self._xyz.write(data)
+            self._xyz.flush()  # before the journal says that it is there
+            self._journal.append(Step(stamp, kept=_describe_kept(recording, data)))
         self._digest.update(data)
         self._lengths.append(len(clip))
         self._person_lengths.append(clip.person_lengths)
@@ -85,6 +120,10 @@ class DatasetWriter:
         self._subjects.append(subject)
         self._names.append(name)
         self._frames += len(clip)
+
+    def leave_out(self, problem: Problem, stamp: Stamp) -> None:
+        """Note that a recording is done and not in the dataset."""
+        self._journal.append(Step(stamp, problem=problem))
 
     def commit(self, info: SetInfo, splits: Mapping[str, Split], default_split: str, skipped: Sequence[Skipped],
                dropped_rows: int, dropped_persons: int) -> DatasetMeta:  # fmt: skip
@@ -97,7 +136,6 @@ class DatasetWriter:
         self._xyz.seek(0)
         self._xyz.write(self._header())
         _flush(self._xyz)
-        self._xyz.close()
         meta = DatasetMeta(
             schema=SCHEMA,
             **msgspec.structs.asdict(info),
@@ -116,6 +154,16 @@ class DatasetWriter:
         self._replace()
         return meta
 
+    def _read(self, kept: Kept) -> Recording | None:
+        """The next recording in ``xyz.npy``, None if it is not the one that was written."""
+        rows = sum(kept.person_lengths)
+        data = self._xyz.read(rows * self.joints * 12)
+        if zlib.crc32(data) != kept.crc32 or len(data) != rows * self.joints * 12:
+            return None
+        joints = np.frombuffer(data, dtype="<f4").reshape(rows, self.joints, 3)
+        clip = Clip(joints, kept.person_lengths, dropped=kept.dropped)
+        return Labelled(clip, kept.frames, kept.persons, kept.label, kept.class_name)
+
     def _columns(self) -> dict[str, np.ndarray]:
         persons = np.zeros((len(self), MAX_PERSONS), dtype="<i4")
         for row, lengths in zip(persons, self._person_lengths, strict=True):
@@ -126,23 +174,47 @@ class DatasetWriter:
         return {name: columns[name] for name in COLUMNS}
 
     def _header(self) -> bytes:
-        """The .npy version 1.0 header, always of the same size, so that it can be written again when F is known."""
+        """The .npy version 1.0 header, always of the same size, so that it can be written when F is known."""
         shape = (self._frames, self.joints, 3)
         text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
         body = text.ljust(_HEADER_BYTES - 11) + "\n"
         return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body.encode()
 
     def _replace(self) -> None:
-        old = self.out.with_name(f".{self.out.name}.{os.getpid()}.old")
         if self.out.exists():
-            self.out.rename(old)
-        try:
-            self._folder.rename(self.out)
-        except BaseException:
-            if old.exists():
-                old.rename(self.out)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+            self.out.rename(self._old)
+        self._folder.rename(self.out)
+        shutil.rmtree(self._old, ignore_errors=True)
+
+
+def _finish_replacing(out: Path, old: Path) -> None:
+    """Put back the dataset that a replacement killed between its two renames had set aside, or remove it."""
+    if old.exists() and not out.exists():
+        old.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _lock(partial: Path, out: Path) -> int:
+    """Open and lock a folder; the lock ends with the descriptor, so with the process too."""
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise InputError(
+            "another conversion to this target is running", where=out, hint="wait for it, or choose another name"
+        ) from None
+    return descriptor
+
+
+def _bytes(clip: Clip) -> bytes:
+    return np.ascontiguousarray(clip.joints, dtype="<f4").tobytes()
+
+
+def _describe_kept(recording: Recording, data: bytes) -> Kept:
+    said = (recording.label, recording.class_name) if isinstance(recording, Labelled) else (None, None)
+    clip = recording.clip
+    return Kept(zlib.crc32(data), clip.person_lengths, recording.frames, recording.persons, clip.dropped, *said)
 
 
 def _describe(split: Split) -> SplitInfo:
@@ -159,21 +231,3 @@ def _save(path: Path, array: np.ndarray) -> None:
 def _flush(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _remove_abandoned(out: Path) -> None:
-    """Remove partial folders of this target whose process is gone."""
-    for folder in out.parent.glob(f".{out.name}.*.partial"):
-        pid = folder.name.split(".")[-2]
-        if pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # there, but another user's
-        return True
-    return True

@@ -13,7 +13,6 @@ from runtime.errors import InputError
 from runtime.readers.ntu import Recording
 from runtime.skeleton import Skeleton
 from star_edge.data import splits
-from star_edge.data.writer import SetInfo
 from star_edge.skeletons import get_skeleton
 
 DESCRIPTION_FILE = "recordings.json"
@@ -22,6 +21,17 @@ UNKNOWN_TERMS = "unknown: ask the owner of the recordings"
 RESEARCH_TERMS = (
     "offered by its authors for research, no licence text: treat as non-commercial research data and cite the paper"
 )
+
+
+class SetInfo(msgspec.Struct, frozen=True):
+    """What is known about a set before any clip is read; the fields are those of :class:`star_edge.data.dataset.DatasetMeta`."""
+
+    name: str
+    source: str
+    terms: str
+    skeleton: Skeleton
+    class_names: tuple[str, ...]
+    fps: float | None
 
 
 class Problem(NamedTuple):
@@ -46,14 +56,16 @@ class Source(Protocol):
     Attributes:
         info: name, terms, skeleton, classes.
         names: clip names, unique.
+        files: the file each entry is read from.
         labels, subjects: int64 [N]; subject 0 where none is known.
         rejected: (file, problem) of files that are no entry at all.
 
-    Where only the files themselves tell their class, the label of an entry is set when it is read, and ``info`` has the classes of all
-    that were read.
+    Where only the files themselves tell their class, the label of an entry is set when it is accepted, and ``info`` has the classes of
+    all that were accepted.
     """
 
     names: list[str]
+    files: list[Path]
     labels: np.ndarray
     subjects: np.ndarray
     rejected: list[tuple[str, Problem]]
@@ -64,8 +76,18 @@ class Source(Protocol):
     def read(self, entries: Sequence[int], workers: int) -> Iterator[Recording | Problem]:
         """The clips of ``entries`` in that order, whatever the number of workers."""
 
+    def accept(self, entry: int, recording: Recording) -> Problem | None:
+        """Take note of what was read, by this run or an earlier one; entries come in order. Returns why it cannot be used, if so."""
+
     def splits(self, kept: np.ndarray) -> dict[str, splits.Split]:
-        """The schemes over the entries that were kept, the default first."""
+        """The schemes over the entries that were kept, all accepted before; the default first."""
+
+
+class AcceptsAll:
+    """For sources that know all about an entry before it is read."""
+
+    def accept(self, entry: int, recording: Recording) -> None:
+        return None
 
 
 class FolderDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,6 +14,7 @@ from star_edge.data import splits
 from star_edge.data.sources.base import (
     UNKNOWN_TERMS,
     Problem,
+    SetInfo,
     choose_layout,
     class_names_for,
     find_files,
@@ -21,7 +22,6 @@ from star_edge.data.sources.base import (
     unique_names,
 )
 from star_edge.data.sources.workers import read_files
-from star_edge.data.writer import SetInfo
 from star_edge.skeletons import OPENPOSE18
 
 TRAIN_FOLDER, TEST_FOLDER = "kinetics_train", "kinetics_val"
@@ -40,12 +40,12 @@ class KineticsSource:
         found = [file for part in parts or [folder] for file in find_files(part, ".json")]
         doubles = unique_names([file.stem for file in found], found)
         self.rejected = [(str(found[entry].relative_to(folder)), problem) for entry, problem in doubles.items()]
-        self._files = [file for entry, file in enumerate(found) if entry not in doubles]
-        self.names = [file.stem for file in self._files]
+        self.files = [file for entry, file in enumerate(found) if entry not in doubles]
+        self.names = [file.stem for file in self.files]
         self.labels = np.full(len(self.names), -1, dtype=np.int64)
         self.subjects = np.zeros(len(self.names), dtype=np.int64)
         self._published = bool(parts)
-        self._tests = np.array([file.relative_to(folder).parts[0] == TEST_FOLDER for file in self._files], dtype=bool)
+        self._tests = np.array([file.relative_to(folder).parts[0] == TEST_FOLDER for file in self.files], dtype=bool)
         self._folder, self._layout = folder, choose_layout(skeleton, OPENPOSE18, folder)
         self._description = read_description(folder)
         self._classes: dict[int, str] = {}
@@ -60,20 +60,19 @@ class KineticsSource:
         return SetInfo(name, source, UNKNOWN_TERMS, self._layout, classes, fps)
 
     def read(self, entries: Sequence[int], workers: int) -> Iterator[Recording | Problem]:
-        """A clip without a usable class, or with another name for a class than an earlier clip has, is a problem."""
-        results = read_files(read_kinetics, [self._files[entry] for entry in entries], workers)
-        for entry, result in zip(entries, results, strict=True):
-            yield self._labelled(entry, result) if isinstance(result, Labelled) else result
+        return read_files(read_kinetics, [self.files[entry] for entry in entries], workers)
 
-    def _labelled(self, entry: int, result: Labelled) -> Recording | Problem:
-        label, name, where = result.label, result.class_name, str(self._files[entry])
+    def accept(self, entry: int, recording: Recording) -> Problem | None:
+        """A clip without a usable class, or with another name for a class than an earlier clip has, is a problem."""
+        label, name = (recording.label, recording.class_name) if isinstance(recording, Labelled) else (None, None)
+        where = str(self.files[entry])
         count = len(self._description.class_names) if self._description else MAX_CLASSES
         if label is None or not 0 <= label < count:
             return Problem("label without a class name", where, f"label_index {label}", f"0 to {count - 1}")
         if name and not self._description and self._classes.setdefault(label, name) != name:
             return Problem("class has two names", where, f"{label}: {name!r}", repr(self._classes[label]))
         self.labels[entry] = label
-        return result
+        return None
 
     def splits(self, kept: np.ndarray) -> dict[str, splits.Split]:
         names, labels = [self.names[entry] for entry in kept.tolist()], self.labels[kept]

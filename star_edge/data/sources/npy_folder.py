@@ -11,13 +11,12 @@ from runtime.errors import InputError
 from runtime.readers.npy import read_npy
 from runtime.readers.ntu import Recording
 from star_edge.data import splits
-from star_edge.data.sources.base import UNKNOWN_TERMS, Problem, find_files, read_description
+from star_edge.data.sources.base import UNKNOWN_TERMS, AcceptsAll, Problem, SetInfo, find_files, read_description
 from star_edge.data.sources.workers import read_files
-from star_edge.data.writer import SetInfo
 from star_edge.skeletons import LAYOUTS, get_skeleton
 
 
-class NpyFolderSource:
+class NpyFolderSource(AcceptsAll):
     """Files ``CLASS/CLIP.npy``, arrays [n, V, 3] of one person each; classes are the sub-folders in the order of their names.
 
     The clips say nothing of their joints, so the layout has to be named. With a ``recordings.json`` the classes are its class names, and each
@@ -33,17 +32,17 @@ class NpyFolderSource:
         found = sorted(find_files(folder, ".npy"), key=lambda file: file.relative_to(folder).parts)
         classes = description.class_names if description else tuple(sorted({_class_of(file, folder) for file in found} - {""}))
         self.rejected: list[tuple[str, Problem]] = []
-        self._files: list[Path] = []
+        self.files: list[Path] = []
         labels = []
         for file in found:
             name = _class_of(file, folder)
             if name in classes:
-                self._files.append(file)
+                self.files.append(file)
                 labels.append(classes.index(name))
             else:
                 problem = Problem("file is in no folder of a class", str(file), name or "no sub-folder", "CLASS/CLIP.npy")
                 self.rejected.append((str(file.relative_to(folder)), problem))
-        self.names = [file.relative_to(folder).with_suffix("").as_posix() for file in self._files]
+        self.names = [file.relative_to(folder).with_suffix("").as_posix() for file in self.files]
         self.labels = np.array(labels, dtype=np.int64)
         self.subjects = np.zeros(len(labels), dtype=np.int64)
         name, terms, fps = (
@@ -54,7 +53,7 @@ class NpyFolderSource:
         self.info = SetInfo(name, str(folder.resolve()), terms, self._layout, classes, fps)
 
     def read(self, entries: Sequence[int], workers: int) -> Iterator[Recording | Problem]:
-        files = [self._files[entry] for entry in entries]
+        files = [self.files[entry] for entry in entries]
         for file, result in zip(files, read_files(_read, files, workers), strict=True):
             joints = result.clip.joints.shape[1] if isinstance(result, Recording) else self._layout.num_joints
             if joints == self._layout.num_joints:

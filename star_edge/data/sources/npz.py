@@ -13,12 +13,11 @@ from runtime.readers.npz import NpzClips, load_npz
 from runtime.readers.ntu import MAX_PERSONS, Recording, motion
 from runtime.skeleton import Skeleton, bones_towards_root
 from star_edge.data import splits
-from star_edge.data.sources.base import RESEARCH_TERMS, UNKNOWN_TERMS, Problem, check_layout
-from star_edge.data.writer import SetInfo
+from star_edge.data.sources.base import RESEARCH_TERMS, UNKNOWN_TERMS, AcceptsAll, Problem, SetInfo, check_layout
 from star_edge.skeletons import LAYOUTS, get_skeleton
 
 
-class NpzSource:
+class NpzSource(AcceptsAll):
     """An ``.npz`` file with labels and subjects (see :mod:`runtime.readers.npz`)."""
 
     def __init__(self, path: Path, skeleton: str | None = None) -> None:
@@ -26,6 +25,7 @@ class NpzSource:
         self.names = self._clips.names
         if len(set(self.names)) != len(self.names):
             raise InputError("two clips of one name", where=path, expected="unique names")
+        self.files = [path] * len(self.names)
         self.labels = self._clips.column("labels")
         self.subjects = self._clips.column("subjects")
         self.rejected: list[tuple[str, Problem]] = []

@@ -13,9 +13,8 @@ from runtime.errors import InputError
 from runtime.readers.clip_json import Labelled, read_nw_ucla
 from runtime.readers.ntu import Recording
 from star_edge.data import splits
-from star_edge.data.sources.base import RESEARCH_TERMS, Problem, choose_layout, find_files, unique_names
+from star_edge.data.sources.base import RESEARCH_TERMS, Problem, SetInfo, choose_layout, find_files, unique_names
 from star_edge.data.sources.workers import read_files
-from star_edge.data.writer import SetInfo
 from star_edge.skeletons import KINECT20
 
 NAME = re.compile(r"a([0-9]{2})_s([0-9]{2})_e([0-9]{2})_v([0-9]{2})")
@@ -32,7 +31,7 @@ class NwUclaSource:
 
     def __init__(self, folder: Path, skeleton: str | None = None) -> None:
         self.rejected: list[tuple[str, Problem]] = []
-        self._files: list[Path] = []
+        self.files: list[Path] = []
         columns = []
         found = find_files(folder, ".json")
         doubles = unique_names([file.stem for file in found], found)
@@ -44,34 +43,30 @@ class NwUclaSource:
             if index in doubles:
                 self.rejected.append((str(file.relative_to(folder)), doubles[index]))
             else:
-                self._files.append(file)
+                self.files.append(file)
                 columns.append(column)
-        self.names = [file.stem for file in self._files]
+        self.names = [file.stem for file in self.files]
         self.labels, self.subjects, self._views = np.array(columns, dtype=np.int64).reshape(-1, 3).T
         layout = choose_layout(skeleton, KINECT20, folder)
         self.info = SetInfo("nw_ucla", str(folder.resolve()), RESEARCH_TERMS, layout, tuple(ACTIONS.values()), None)
         self._contents: dict[int, bytes] = {}
 
     def read(self, entries: Sequence[int], workers: int) -> Iterator[Recording | Problem]:
-        """A file whose own label is not that of its name is a problem."""
-        results = read_files(read_nw_ucla, [self._files[entry] for entry in entries], workers)
-        for entry, result in zip(entries, results, strict=True):
-            if isinstance(result, Labelled):
-                result = self._checked(entry, result)
-            if isinstance(result, Recording):
-                self._contents[entry] = hashlib.sha256(result.clip.joints.tobytes()).digest()
-            yield result
+        return read_files(read_nw_ucla, [self.files[entry] for entry in entries], workers)
 
-    def _checked(self, entry: int, result: Labelled) -> Recording | Problem:
+    def accept(self, entry: int, recording: Recording) -> Problem | None:
+        """A file whose own label is not that of its name is a problem."""
         label = int(self.labels[entry])
+        found = recording.label if isinstance(recording, Labelled) else None
         # some copies number the classes 1 to 10, some write the action number
         expected = (label + 1, list(ACTIONS)[label])
-        if result.label is None or result.label in expected:
-            return result
-        return Problem("label does not fit the file name", str(self._files[entry]), str(result.label), f"{expected[0]}")
+        if found is not None and found not in expected:
+            return Problem("label does not fit the file name", str(self.files[entry]), str(found), f"{expected[0]}")
+        self._contents[entry] = hashlib.sha256(recording.clip.joints.tobytes()).digest()
+        return None
 
     def splits(self, kept: np.ndarray) -> dict[str, splits.Split]:
-        """Cross-subject and cross-view; call it when the kept entries were read: clips with equal joints are told by them."""
+        """Cross-subject and cross-view; call it when the kept entries were accepted: clips with equal joints are told by them."""
         return splits.nw_ucla_splits(self.subjects[kept], self._views[kept], self._duplicates(kept))
 
     def _duplicates(self, kept: np.ndarray) -> np.ndarray:

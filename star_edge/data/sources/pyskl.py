@@ -18,14 +18,15 @@ from star_edge.data import splits
 from star_edge.data.ntu_actions import NTU_ACTIONS
 from star_edge.data.sources.base import (
     UNKNOWN_TERMS,
+    AcceptsAll,
     Problem,
+    SetInfo,
     check_layout,
     class_names_for,
     read_description,
     unique_names,
 )
 from star_edge.data.sources.ntu import NTU_TERMS
-from star_edge.data.writer import SetInfo
 from star_edge.skeletons import COCO17, LAYOUTS, NTU25, get_skeleton
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class _List(NamedTuple):
     clips: set[str]
 
 
-class PysklSource:
+class PysklSource(AcceptsAll):
     """A ``.pkl`` file as :mod:`runtime.readers.pyskl` reads it: nothing in it is run.
 
     A pair of its split lists, such as ``xsub_train`` and ``xsub_val``, becomes one scheme. What PYSKL calls val is what it reports on, so
@@ -55,6 +56,7 @@ class PysklSource:
         description = read_description(path.parent)
         self._annotations, self.rejected = _usable(content, len(description.class_names) if description else None)
         self.names = [annotation.name for annotation in self._annotations]
+        self.files = [path] * len(self.names)
         self.labels = np.array([annotation.label for annotation in self._annotations], dtype=np.int64)
         ntu = _ntu_names(self._annotations)
         self.subjects = np.array([name.performer for name in ntu] if ntu else [0] * len(self.names), dtype=np.int64)

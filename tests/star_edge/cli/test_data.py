@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from star_edge.cli import cli
+from star_edge.data import Dataset
 from star_edge.data.generator import generate
 
 
@@ -83,8 +84,8 @@ def test_skipped_files_are_shown_with_reasons(tmp_path: Path, recordings: Path) 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
-def test_interrupt_leaves_nothing(tmp_path: Path, recordings: Path) -> None:
-    """Ctrl-C in the middle of many files: exit code 130, no folder under any name."""
+def test_after_an_interrupt_the_same_command_goes_on(tmp_path: Path, recordings: Path) -> None:
+    """Ctrl-C in the middle of many files: exit code 130, and no dataset; once more, and it is there."""
     many = tmp_path / "many"
     many.mkdir()
     for repetition in range(1, 100):
@@ -95,13 +96,19 @@ def test_interrupt_leaves_nothing(tmp_path: Path, recordings: Path) -> None:
     work.mkdir()
     command = [sys.executable, "-m", "star_edge", "data", "convert", str(many), str(work / "set"), "--workers", "1"]
     # a shell starts background jobs with the signal ignored, and so would be all they start
-    command = ["env", "--default-signal=INT", *command]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    interruptible = ["env", "--default-signal=INT", *command]
+    process = subprocess.Popen(interruptible, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not any(work.iterdir()) and process.poll() is None and time.monotonic() < deadline:
+    journal = work / ".set.partial" / "journal.jsonl"
+    while not (journal.exists() and journal.stat().st_size > 1000) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert list(work.iterdir()) == []
+    assert [path.name for path in work.iterdir()] == [".set.partial"]
+    assert "the same command goes on from there" in " ".join(errors.split())
     assert "Traceback" not in errors
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "that an interrupted conversion had done" in " ".join(again.stderr.split())
+    assert [path.name for path in work.iterdir()] == ["set"]
+    assert len(Dataset.open(work / "set")) == len(list(many.glob("*.skeleton")))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from runtime.errors import InputError
-from runtime.readers.ntu import read_ntu
+from runtime.readers.ntu import Recording, read_ntu
 from star_edge.data import Dataset, convert, open_dataset
 from star_edge.data.convert import SKIP_LISTED, read_skip_list
 from star_edge.data.generator import generate
@@ -25,6 +28,12 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("generated") / "recordings"
     generate(folder, 30, seed=5)
     return folder
+
+
+@pytest.fixture(scope="session")
+def whole(recordings: Path) -> str:
+    """Hash of the dataset of ``recordings``."""
+    return open_dataset(recordings).meta.sha256
 
 
 @pytest.fixture
@@ -118,35 +127,117 @@ def test_fail_leaves_nothing(tmp_path: Path, mixed: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mixed"]
 
 
-def broken_track(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
-    """A progress bar that is interrupted after three files."""
-    for number, item in enumerate(items):
-        if number == 3:
-            raise KeyboardInterrupt
-        yield item
+def interrupted_after(files: int) -> Callable[..., Iterator[Any]]:
+    """A progress bar that is interrupted when so many files are done."""
+
+    def track(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
+        for number, item in enumerate(items):
+            if number == files:
+                raise KeyboardInterrupt
+            yield item
+
+    return track
 
 
-def test_interruption_leaves_nothing_new_and_nothing_lost(tmp_path: Path, recordings: Path) -> None:
-    out = tmp_path / "out"
+def interrupt(source: Path, out: Path, files: int, **options: Any) -> Path:
+    """Convert until so many files are done; the partial folder."""
     with pytest.raises(KeyboardInterrupt):
-        convert(recordings, out, track=broken_track)
-    assert list(tmp_path.iterdir()) == []
+        convert(source, out, track=interrupted_after(files), **options)
+    return out.with_name(f".{out.name}.partial")
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the .skeleton files that were read."""
+    names: list[str] = []
+
+    def counted(path: Path) -> Recording:
+        names.append(path.stem)
+        return read_ntu(path)
+
+    monkeypatch.setattr("star_edge.data.sources.ntu.read_ntu", counted)
+    return names
+
+
+def test_an_interrupted_conversion_goes_on(tmp_path: Path, mixed: Path, reads: list[str]) -> None:
+    convert(mixed, tmp_path / "reference")
+    whole = list(reads)
+    out = tmp_path / "out"
+    for done, files in ((0, 3), (3, 17)):  # the second one ends while it goes on
+        reads.clear()
+        assert interrupt(mixed, out, files).is_dir()
+        assert not out.exists()
+        assert reads == whole[done : files + 1]  # the last was read, but is not done
+    reads.clear()
+    convert(mixed, out)
+    assert reads == whole[17:]
+    assert contents(out) == contents(tmp_path / "reference")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mixed", "out", "reference"]
+
+
+def test_an_interruption_leaves_the_old_dataset(tmp_path: Path, recordings: Path) -> None:
+    out = tmp_path / "out"
     convert(recordings, out)
     before = contents(out)
-    with pytest.raises(KeyboardInterrupt):
-        convert(recordings, out, track=broken_track, force=True)
+    interrupt(recordings, out, 3, force=True)
+    assert contents(out) == before
+    convert(recordings, out, force=True)
     assert contents(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_leftovers_of_a_killed_conversion_are_cleared(tmp_path: Path, recordings: Path) -> None:
-    abandoned = tmp_path / ".out.4194999.partial"  # above the largest process id of Linux
-    (abandoned / "splits").mkdir(parents=True)
-    (abandoned / "xyz.npy").write_bytes(b"half")
-    running = tmp_path / ".out.1.partial"  # process 1 is always there
-    running.mkdir()
-    convert(recordings, tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.1.partial", "out"]
+@pytest.mark.parametrize("file", ["journal.jsonl", "dataset/xyz.npy"])
+@given(share=st.floats(0, 1), damage=st.sampled_from(["cut", "overwritten"]))
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_kill_left_on_the_disk(file: str, share: float, damage: str, tmp_path: Path, recordings: Path,
+                                         whole: str) -> None:  # fmt: skip
+    with TemporaryDirectory(dir=tmp_path) as folder:
+        out = Path(folder) / "out"
+        left = interrupt(recordings, out, 12) / file
+        data = left.read_bytes()
+        at = int(share * len(data))
+        left.write_bytes(data[:at] + (b"" if damage == "cut" else b"\x00\xff" + data[at + 2 :]))
+        convert(recordings, out)
+        assert Dataset.open(out).sha256() == whole
+
+
+def test_a_file_changed_meanwhile_is_read_again(tmp_path: Path, mixed: Path, reads: list[str]) -> None:
+    out, damaged = tmp_path / "out", mixed / "S001C001P001R009A001.skeleton"
+    interrupt(mixed, out, 20)
+    assert damaged.stem in reads
+    damaged.write_bytes(next(mixed.glob("S*A008.skeleton")).read_bytes())
+    reads.clear()
+    meta = convert(mixed, out)
+    assert reads[0] == damaged.stem
+    assert damaged.stem not in {entry.file for entry in meta.skipped}
+    assert Dataset.open(out).sha256() == meta.sha256
+
+
+def test_another_plan_starts_over(tmp_path: Path, recordings: Path, reads: list[str]) -> None:
+    out = tmp_path / "out"
+    interrupt(recordings, out, 20)
+    reads.clear()
+    meta = convert(recordings, out, min_frames=40)
+    assert len(reads) == 30
+    assert meta.sha256 == convert(recordings, tmp_path / "other", min_frames=40).sha256
+
+
+def test_two_conversions_to_one_target(tmp_path: Path, recordings: Path) -> None:
+    def track(items: Iterable[Any], description: str, total: int) -> Iterable[Any]:
+        with pytest.raises(InputError, match="another conversion to this target is running"):
+            convert(recordings, tmp_path / "out")
+        return items
+
+    assert convert(recordings, tmp_path / "out", track=track).clips == 30
+
+
+def test_a_replacement_killed_between_its_renames_is_undone(tmp_path: Path, recordings: Path) -> None:
+    out = tmp_path / "out"
+    convert(recordings, out)
+    out.rename(tmp_path / ".out.old")
+    with pytest.raises(InputError, match="the target exists"):
+        convert(recordings, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_existing_target(tmp_path: Path, recordings: Path) -> None:

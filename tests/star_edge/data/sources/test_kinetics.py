@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,23 @@ def folder(tmp_path: Path) -> Path:
             write(tmp_path / "kinetics" / part, f"clip_{label}_{i}", label, i * 10 + label)
     (tmp_path / "kinetics" / "kinetics_train_label.json").write_text("{}")
     return tmp_path / "kinetics"
+
+
+def test_classes_survive_an_interruption(tmp_path: Path, folder: Path) -> None:
+    """They stand in the clips alone, and those of the first run are not read again."""
+    write(folder / "kinetics_train", "another_name", 0, label="swimming")
+
+    def track(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
+        for number, item in enumerate(items):
+            if number == 25:
+                raise KeyboardInterrupt
+            yield item
+
+    whole = convert(folder, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        convert(folder, tmp_path / "out", track=track)
+    assert convert(folder, tmp_path / "out") == whole
+    assert "class has two names" in {entry.reason for entry in whole.skipped}
 
 
 def parts(dataset: Dataset) -> dict[str, set[int]]:
