@@ -108,7 +108,7 @@ def _run(
     lr, out = _train(dataset, split, fitted, recipe, arguments)
     saved = load_checkpoint(out / "ckpt.pt")
     indices = dataset.indices(split, part)
-    clips = [dataset.clip(i) for i in indices]
+    clips = dataset.clips(indices)
     logits = model_logits(build_from_checkpoint(saved), clips, saved.skeleton, saved.features)
     correct = int((logits.argmax(1) == dataset.labels[indices]).sum())
     return SplitResult(

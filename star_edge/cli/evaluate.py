@@ -37,7 +37,7 @@ def command(checkpoint: Path, data: Path | None, split: str | None, part: str, t
             f"part '{part}' of split '{scheme}' has no clips", where=dataset.meta.name, hint="star-edge data info"
         )
     labels = dataset.labels[indices]
-    logits = model_logits(build_from_checkpoint(saved), [dataset.clip(i) for i in indices], saved.skeleton, saved.features)
+    logits = model_logits(build_from_checkpoint(saved), dataset.clips(indices), saved.skeleton, saved.features)
     report = EvaluationReport(
         checkpoint=str(checkpoint),
         data=dataset.meta.name,

@@ -8,7 +8,9 @@ int32 [N, 2] the rows of each person, ``labels.npy`` and ``subjects.npy`` int32 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import msgspec
 import numpy as np
@@ -134,6 +136,10 @@ class Dataset:
         lengths = tuple(int(rows) for rows in self.person_lengths[index] if rows)
         return Clip(joints, lengths, str(self.names[index]))
 
+    def clips(self, indices: np.ndarray) -> Clips:
+        """The clips of ``indices``, in that order, none of them in memory yet."""
+        return Clips(self, indices)
+
     def assignment(self, scheme: str | None = None) -> np.ndarray:
         """int8 [N]: 0 train, 1 val, 2 test, -1 unused; the default scheme if none is named."""
         scheme = scheme or self.meta.default_split
@@ -154,6 +160,32 @@ class Dataset:
         for start in range(0, len(self.xyz), _HASH_ROWS):
             digest.update(np.ascontiguousarray(self.xyz[start : start + _HASH_ROWS]).data)
         return hash_columns(digest, columns)
+
+
+class Clips(Sequence[Clip]):
+    """Clips of a dataset, read from its files each time one is asked for.
+
+    Attributes:
+        lengths: int32 [N], rows of each.
+    """
+
+    def __init__(self, dataset: Dataset, indices: np.ndarray) -> None:
+        self.lengths = dataset.lengths[indices]
+        self._dataset, self._indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, at: int) -> Clip: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Clips: ...
+
+    def __getitem__(self, at: int | slice) -> Clip | Clips:
+        if isinstance(at, slice):
+            return Clips(self._dataset, self._indices[at])
+        return self._dataset.clip(int(self._indices[at]))
 
 
 def hash_columns(digest: hashlib._Hash, columns: dict[str, np.ndarray]) -> str:

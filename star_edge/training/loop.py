@@ -21,8 +21,7 @@ from runtime.skeleton import Skeleton
 from star_edge.data import Dataset
 from star_edge.models import model_config
 from star_edge.models.star import Star
-from star_edge.training.augment import augment
-from star_edge.training.batches import featurise, group_by_frames
+from star_edge.training.batches import AugmentedBatches
 from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, load_torch, save_checkpoint, save_torch
 from star_edge.training.evaluate import model_logits, top_k_accuracy
 from star_edge.training.recipe import Recipe
@@ -68,9 +67,9 @@ class Task:
             fitted=tuple(fit),
         )
         return cls(
-            fit=[dataset.clip(i) for i in fitted],
+            fit=dataset.clips(fitted),
             fit_labels=dataset.labels[fitted],
-            validation=[dataset.clip(i) for i in validation],
+            validation=dataset.clips(validation),
             validation_labels=dataset.labels[validation],
             skeleton=dataset.meta.skeleton,
             class_names=dataset.meta.class_names,
@@ -121,19 +120,9 @@ class Trainer:
         if not len(task.fit):
             raise InputError("no clips to train on", where=task.data.source, found=f"split {task.data.split}")
         self.task, self.recipe, self.out, self.seed = task, recipe, out, seed
-        config = model_config(
-            model_name,
-            task.skeleton,
-            recipe.features.channels,
-            len(task.class_names),
-            attention=attention,
-            dropout=recipe.dropout,
-            attention_dropout=recipe.attention_dropout,
-            head_dropout=recipe.head_dropout,
-        )
-        self.model_entry = ModelEntry(model_name, config)
+        self.model_entry = self._entry(model_name, attention)
         torch.manual_seed(seed)
-        self.model = Star(config)
+        self.model = self._build()
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
         self.optimizer = optimizer(
@@ -185,6 +174,25 @@ class Trainer:
             self.averaged.load_state_dict(state["averaged"])
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
 
+    def _entry(self, model_name: str, attention: Any) -> ModelEntry:
+        """Name and shape of the model to train."""
+        recipe = self.recipe
+        config = model_config(
+            model_name,
+            self.task.skeleton,
+            recipe.features.channels,
+            len(self.task.class_names),
+            attention=attention,
+            dropout=recipe.dropout,
+            attention_dropout=recipe.attention_dropout,
+            head_dropout=recipe.head_dropout,
+        )
+        return ModelEntry(model_name, config)
+
+    def _build(self) -> Star:
+        """The model to begin with."""
+        return Star(self.model_entry.config)
+
     def _identity(self) -> dict[str, Any]:
         """What has to be equal for a run to be the continuation of another."""
         return {
@@ -200,16 +208,14 @@ class Trainer:
         torch.manual_seed(int(rng.integers(2**63)))
         recipe, task = self.recipe, self.task
         criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-        clips = [augment(clip, task.skeleton, recipe.augmentation, rng) for clip in task.fit]
-        groups = group_by_frames(np.array([len(clip) for clip in clips]), recipe.frames_per_batch, rng)
+        batches = AugmentedBatches(task.fit, task.skeleton, recipe, rng)
         self.model.train()
         total_loss = correct = 0.0
-        for group in groups:
-            rows, cu_seqlens = featurise([clips[i] for i in group], task.skeleton, recipe.features)
+        for rows, cu_seqlens, group in batches:
             labels = torch.from_numpy(task.fit_labels[group]).long()
             self.step += 1
             for parameters in self.optimizer.param_groups:
-                parameters["lr"] = learning_rate(recipe, self.model_entry.config.dim, self.step, len(groups))
+                parameters["lr"] = learning_rate(recipe, self.model_entry.config.dim, self.step, len(batches))
             logits = self.model(torch.from_numpy(rows), torch.from_numpy(cu_seqlens))
             loss = criterion(logits, labels)
             self._check_finite(loss)
@@ -222,7 +228,7 @@ class Trainer:
                 self.averaged.update_parameters(self.model)
             total_loss += loss.item() * len(group)
             correct += float((logits.argmax(1) == labels).sum())
-        return total_loss / len(clips), correct / len(clips)
+        return total_loss / len(task.fit), correct / len(task.fit)
 
     def _check_finite(self, value: torch.Tensor) -> None:
         if not bool(value.isfinite()):
