@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from runtime.clip import Clip
@@ -183,17 +184,30 @@ def _coordinates(lines: list[bytes]) -> tuple[int | None, np.ndarray]:
 
     Only x, y, z are read: the other nine fields of real files hold anything from NaN to ``-1.#IND``.
     """
-    fields = [line.split() for line in lines]
+    xyz = _coordinates_of_plain(lines)
+    if xyz is None:
+        fields = [line.split() for line in lines]
+        bad = next((i for i, joint in enumerate(fields) if not _is_joint(joint)), None)
+        if bad is not None:
+            return bad, np.empty(0)
+        xyz = np.array([joint[:3] for joint in fields], dtype=np.float64)
+    return None, xyz.astype(np.float32).reshape(-1, JOINTS, 3)
+
+
+def _coordinates_of_plain(lines: list[bytes]) -> np.ndarray | None:
+    """float64 [3·lines] of lines of twelve fields with one space between, as Kinect writes them; None if any is another.
+
+    A file is read in less than half the time than by taking every line apart: the nine fields that are not wanted stay
+    together, and plain numbers are JSON, for which there is a fast decoder.
+    """
+    if {line.count(b" ") for line in lines} != {JOINT_FIELDS - 1} or b"  " in b" ".join(lines):
+        return None
+    first_three = b",".join([line.rsplit(b" ", JOINT_FIELDS - 3)[0] for line in lines]).replace(b" ", b",")
     try:
-        values = np.array([float(value) for joint in fields for value in joint[:3]], dtype=np.float64)
-    except ValueError:
-        values = np.empty(0)
-    with np.errstate(over="ignore"):
-        xyz = values.astype(np.float32)
-    widths_hold = all(len(joint) == JOINT_FIELDS for joint in fields)
-    if widths_hold and len(xyz) == 3 * len(lines) and np.isfinite(xyz).all() and not any(b"_" in line for line in lines):
-        return None, xyz.reshape(-1, JOINTS, 3)
-    return next((i for i, joint in enumerate(fields) if not _is_joint(joint)), 0), xyz
+        values = np.array(msgspec.json.decode(b"[" + first_three + b"]", type=list[float]))
+    except msgspec.MsgspecError:  # no number, or one that JSON writes otherwise, such as .5
+        return None
+    return values if len(values) == 3 * len(lines) and (abs(values) <= _LARGEST).all() else None
 
 
 def _is_joint(fields: list[bytes]) -> bool:

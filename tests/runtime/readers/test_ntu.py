@@ -160,6 +160,36 @@ def test_coordinates_must_be_finite_numbers(value: str) -> None:
     assert caught.value.where == "f, line 11"
 
 
+@pytest.mark.parametrize("value", [".5", "5e-1", "+0.5", "0.50", "00.5", "5.E-1"])
+@pytest.mark.parametrize("space", [b" ", b"  ", b"\t"])
+def test_however_numbers_and_spaces_are_written(value: str, space: bytes) -> None:
+    frames: list[Frame] = [[(1, body)] for body in moving(0, 3)]
+    plain = skeleton(frames).splitlines()
+    plain[4] = b"0.5 " + plain[4].split(b" ", 1)[1]
+    other = [*plain[:4], plain[4].replace(b"0.5", value.encode(), 1).replace(b" ", space), *plain[5:]]
+    expected, found = (parse_ntu(b"\n".join(lines)).clip.joints for lines in (plain, other))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "line", [b" 1 2 3 1 2 3 4 0 0 0 2", b"1 2 3 1 2 3 4 0 0 0 2 ", b"1 2  1 2 3 4 0 0 0 0 2", b"1,2 3 1 2 3 4 0 0 0 0 2 7"]
+)
+def test_fields_are_counted(line: bytes) -> None:
+    lines = skeleton([[(1, body)] for body in moving(0, 3)]).splitlines()
+    lines[4] = line
+    with pytest.raises(InputError, match="corrupt"):
+        parse_ntu(b"\n".join(lines))
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=75, max_size=75))
+def test_every_digit_counts(values: list[float]) -> None:
+    """Numbers are rounded to float64 and then to float32 as Python and numpy do."""
+    lines = [" ".join([*map(repr, values[i : i + 3]), "1 2 3 4 0 0 0 0 2"]) for i in range(0, 75, 3)]
+    data = "\n".join(["1", "1", "7 0 1 1 1 1 0 0.1 -0.2 2", "25", *lines]).encode()
+    if any(np.float32(values)):
+        np.testing.assert_array_equal(parse_ntu(data).clip.joints, np.array(values).astype(np.float32).reshape(1, 25, 3))
+
+
 def test_columns_nobody_reads_may_hold_anything() -> None:
     data = GOOD.replace(b" 1 2 3 4 0 0 0 0 2", b" NaN -1.#IND 3 4 0 0 0 0 2")
     np.testing.assert_array_equal(parse_ntu(data).clip.joints, parse_ntu(GOOD).clip.joints)
