@@ -29,7 +29,7 @@ export PYTHONHASHSEED := 0
 # an environment whose making was interrupted can be a plain link to the system's Python: never install there
 export PIP_REQUIRE_VIRTUALENV := 1
 
-.PHONY: help demo test lint format bench check test-all fuzz pyg tensorrt-rtx system clean
+.PHONY: help demo test lint format bench check test-all fuzz pyg tensorrt-rtx browser system clean
 
 help:  ## this list
 	@echo "make TARGET [VARIABLE=value ...]"
@@ -62,7 +62,7 @@ bench: $(STAMPS)/demo  ## latency of every engine beside PyTorch, on the demo's 
 	$(BIN)/star-edge bench star-edge-demo/demo.star $(BENCH_ARGS)
 
 # every test once more, now with nothing left to skip for a missing package; last, so that its closing line is the last
-check: lint pyg tensorrt-rtx fuzz test-all  ## lint, builds of the optional parts, fuzzing, every test
+check: lint pyg tensorrt-rtx browser fuzz test-all  ## lint, builds of the optional parts, fuzzing, every test
 
 test-all: $(STAMPS)/dev  ## all tests, the slow ones too
 	$(PYTEST) $(TEST_ARGS)
@@ -82,6 +82,9 @@ pyg: system $(STAMPS)/pyg  ## build and install torch-scatter and torch-sparse, 
 
 tensorrt-rtx: $(STAMPS)/tensorrt-rtx  ## install TensorRT-RTX, which builds engines without a GPU
 	@$(BIN)/python -c "import tensorrt_rtx"
+
+browser: $(STAMPS)/browser  ## install Playwright, and as root on Debian Chromium, to open the report's page in tests
+	@PYTHON="$(PYTHON)" .ci/system-packages chromium
 
 system:  ## check for a compiler and Python headers; as root on Debian or Ubuntu, install them
 	@PYTHON="$(PYTHON)" .ci/system-packages
@@ -114,13 +117,16 @@ $(STAMPS)/venv:
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/demo: $(REQUIREMENTS) $(STAMPS)/venv
-	$(call install,--editable '.[train$(comma)calibrate]')
+	$(call install,--editable '.[train$(comma)calibrate$(comma)report]')
 
 $(STAMPS)/dev: $(REQUIREMENTS) $(STAMPS)/venv
-	$(call install,--editable '.[train$(comma)calibrate$(comma)dev]')
+	$(call install,--editable '.[train$(comma)calibrate$(comma)report$(comma)dev]')
 
 $(STAMPS)/tensorrt-rtx: $(REQUIREMENTS) $(STAMPS)/dev
 	$(call install,--editable '.[tensorrt-rtx]')
+
+$(STAMPS)/browser: $(REQUIREMENTS) $(STAMPS)/dev
+	$(call install,--editable '.[browser]')
 
 $(STAMPS)/pyg: $(REQUIREMENTS) $(STAMPS)/dev
 	@wheels=$$(PYTHON=$(BIN)/python .ci/pyg-wheels "$(WHEELS)") && ln -sfn "$$wheels" $(STAMPS)/wheels

@@ -42,11 +42,11 @@ class Prediction:
     def of(cls, logits: np.ndarray, class_names: tuple[str, ...]) -> Prediction:
         """The prediction that logits [K] stand for; of equal logits the first class wins."""
         label = int(np.argmax(logits))
-        return cls(label, class_names[label], float(_softmax(logits)[label]), logits, class_names)
+        return cls(label, class_names[label], float(softmax(logits)[label]), logits, class_names)
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """The k most probable classes, (name, probability), best first."""
-        probabilities = _softmax(self.logits)
+        probabilities = softmax(self.logits)
         order = np.argsort(-probabilities, kind="stable")[:k]
         return [(self.class_names[i], float(probabilities[i])) for i in order]
 
@@ -183,7 +183,9 @@ class Recognizer:
             )
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(np.asarray(logits, dtype=np.float64) - float(np.max(logits)))
-    probabilities: np.ndarray = shifted / shifted.sum()
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities float64 [..., K] of logits [..., K]."""
+    wide = np.asarray(logits, dtype=np.float64)
+    shifted = np.exp(wide - wide.max(-1, keepdims=True))
+    probabilities: np.ndarray = shifted / shifted.sum(-1, keepdims=True)
     return probabilities

@@ -62,6 +62,9 @@ PACKAGES = {
         Package("torch-scatter", "torch_scatter", ">=2.1.2", "2.1.2"),
         Package("torch-sparse", "torch_sparse", ">=0.6.18", "0.6.18"),
         Package("scipy", "scipy", ">=1.11", "1.17.1"),
+        Package("plotly", "plotly", ">=6", "7.1.0"),
+        Package("jinja2", "jinja2", ">=3.1", "3.1.6"),
+        Package("playwright", "playwright", ">=1.45", "1.65.2"),
         Package("tensorrt-rtx-cu13", "tensorrt_rtx", "==1.7.1.116", "1.7.1.116"),
     )
 }
@@ -69,12 +72,15 @@ BASE = ("click", "msgspec", "numpy", "rich")
 _EXPORT = ("torch", "onnx", "onnxruntime", "safetensors")
 _CALIBRATE = (*_EXPORT, "nvidia-modelopt", "lief", "onnx-graphsurgeon", "onnxscript", "onnxslim")
 _PYG = ("torch-scatter", "torch-sparse", "scipy")
+_REPORT = ("plotly", "jinja2")
 EXTRAS = {
     "onnx": ("onnxruntime",),
     "train": ("torch", "tensorboard"),
     "export": _EXPORT,
     "calibrate": _CALIBRATE,
     "pyg": _PYG,
+    "report": _REPORT,
+    "browser": ("playwright",),
     "tensorrt-rtx": ("tensorrt-rtx-cu13",),
 }
 _PYG_ENGINE = Option(_PYG, "pyg", "the paper's own kernels beside the others")
@@ -89,6 +95,7 @@ VERBS = {
     "verify": Needs(("torch", "onnxruntime", "safetensors"), "export"),
     "bench": Needs(("torch", "onnxruntime", "safetensors"), "export", (_PYG_ENGINE,)),
     "run": Needs(("onnxruntime",), "onnx", (Option(("torch", "safetensors"), "export", "--engine torch"),)),
+    "report": Needs((*_REPORT, "onnxruntime"), "report,onnx"),
     "inspect": Needs(
         options=(Option(("torch",), "train", "checkpoints"), Option(("onnx",), "export", "ONNX files")),
     ),

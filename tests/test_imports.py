@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-HEAVY = {"torch", "onnx", "onnxruntime", "modelopt", "torch_scatter", "torch_sparse", "tensorboard", "safetensors"}
+HEAVY = {"torch", "onnx", "onnxruntime", "modelopt", "torch_scatter", "torch_sparse", "tensorboard", "safetensors", "plotly"}
 TOOLCHAIN = {"star_edge", "exporters", "calibration"}
 
 # folder -> top-level packages that none of its files may import anywhere, and those none may import while loading

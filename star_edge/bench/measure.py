@@ -142,6 +142,7 @@ class Trial:
             median_ms=median,
             p90_ms=p90,
             p99_ms=p99,
+            quantiles_ms=quantiles_ms(self.times_s),
             first_call_s=self.first_s,
             peak_rss_mb=self.peak_rss_mb,
             preemptions_per_s=self.preemptions / sum(self.times_s),
@@ -161,3 +162,9 @@ def percentiles_ms(times_s: Sequence[float]) -> tuple[float, float, float]:
     milliseconds = np.asarray(times_s) * 1e3
     p90, p99 = np.percentile(milliseconds, (90, 99), method="inverted_cdf")
     return float(np.median(milliseconds)), float(p90), float(p99)
+
+
+def quantiles_ms(times_s: Sequence[float]) -> tuple[float, ...]:
+    """0, 5, 10, ..., 100 % of the calls in milliseconds, nearest rank."""
+    values = np.percentile(np.asarray(times_s) * 1e3, range(0, 101, 5), method="inverted_cdf")
+    return tuple(float(value) for value in values)

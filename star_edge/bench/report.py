@@ -46,6 +46,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
         max_abs_err, relative_err: largest distance to the reference seen, the second relative to its largest |logit|.
         calls: timed calls, each over all clips of the workload, from features to logits.
         median_ms, p90_ms, p99_ms: nearest-rank percentiles of a call, the median interpolated.
+        quantiles_ms: 0, 5, 10, ..., 100 % of the calls, nearest rank: times that were really seen. Empty in reports of before.
         clips_per_s: clips over the median.
         faster_than_torch: median of eager PyTorch (packed) over this median; faster_than_pyg: of the paper's scatter form.
         first_call_s: the first call in its process, including any compilation; not part of the timed calls.
@@ -68,6 +69,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     median_ms: float | None = None
     p90_ms: float | None = None
     p99_ms: float | None = None
+    quantiles_ms: tuple[float, ...] = ()
     clips_per_s: float | None = None
     faster_than_torch: float | None = None
     faster_than_pyg: float | None = None

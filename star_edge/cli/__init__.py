@@ -26,6 +26,7 @@ VERBS = {
     "verify": "Compare an engine with the fp32 reference on a split, with accuracy gates.",
     "bench": "Latency of every engine beside PyTorch on the same clips.",
     "run": "Recognise clips, or a stream of joints.",
+    "report": "One HTML page of all that was measured, with clips that play; or bundles compared.",
     "inspect": "What is in a bundle, checkpoint, ONNX file or dataset.",
     "pack": "One file of a bundle, with test clips for a board if wanted; and back.",
     "doctor": "What is installed, what is missing for which verb, and what mends it.",

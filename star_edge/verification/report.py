@@ -77,6 +77,47 @@ class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):
     passed: bool
 
 
+class Answers(msgspec.Struct, frozen=True, kw_only=True):
+    """What one engine and precision answered, clip by clip.
+
+    Attributes:
+        engine, precision: as in VerifyResult; the reference is ``torch`` ``fp32``.
+        classes: index of the class named; -1 where a logit is not finite.
+        confidences: its softmax probability, rounded to four decimals; 0 where there is no class.
+    """
+
+    engine: str
+    precision: str
+    classes: tuple[int, ...]
+    confidences: tuple[float, ...]
+
+
+class PredictionsReport(msgspec.Struct, frozen=True, kw_only=True):
+    """``reports/predictions.json``: the answers behind ``verify.json``, written by the same run.
+
+    Attributes:
+        bundle to samples, seed: as in VerifyReport.
+        clips: name of each of the N clips; labels: index of its class; rows: its length; persons: how many are in it.
+        answers: the reference first, then one entry per row of ``verify.json``.
+    """
+
+    star_edge_version: str
+    bundle: str
+    bundle_id: str
+    data: str
+    data_sha256: str
+    split: str
+    part: str
+    samples: int
+    seed: int
+    clips: tuple[str, ...]
+    labels: tuple[int, ...]
+    rows: tuple[int, ...]
+    persons: tuple[int, ...]
+    answers: tuple[Answers, ...]
+    schema: str = "star-edge/predictions/1"
+
+
 class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     """What ``star-edge verify`` measured.
 

@@ -19,6 +19,7 @@ from star_edge.engines import open_engine
 from star_edge.training.batches import featurise, group_by_frames
 from star_edge.verification.compare import compare, compare_by_length
 from star_edge.verification.gates import GATES, wilson_interval
+from star_edge.verification.predictions import make_predictions
 from star_edge.verification.report import VerifyReport, VerifyResult
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def verify_bundle(
     track: Track | None = None,
 ) -> VerifyReport:
     """Compare an engine with the fp32 ``torch`` reference on the same clips and write ``reports/verify.json``.
+
+    The answers clip by clip are written to ``reports/predictions.json``.
 
     Args:
         bundle: an opened bundle or its folder.
@@ -90,6 +93,8 @@ def verify_bundle(
         results=results,
         passed=all(result.passed for result in results),
     )
+    predictions = make_predictions(report, data, chosen, [reference, *contenders], [expected, *answers])
+    write_report(bundle, "predictions", msgspec.json.encode(predictions) + b"\n")
     write_report(bundle, "verify", msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     return report
 

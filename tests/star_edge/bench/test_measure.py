@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 import pytest
 
 from star_edge.bench.bench import latency_gate
-from star_edge.bench.measure import Contender, Plan, Trial, percentiles_ms
+from star_edge.bench.measure import Contender, Plan, Trial, percentiles_ms, quantiles_ms
 from star_edge.bench.process import WorkerError
 from star_edge.bench.protocol import Opened, Ran
 from star_edge.bench.report import BenchResult
@@ -48,6 +49,7 @@ def test_a_right_engine_gets_its_speed():
     row, process = measure(lambda turn: REFERENCE + 1e-6)
     assert row.correct is True
     assert (row.median_ms, row.p90_ms, row.p99_ms) == pytest.approx((10, 10, 10))
+    assert row.quantiles_ms == pytest.approx([10] * 21)
     assert row.calls == 30  # 0.3 s of 10 ms, in three turns
     assert process.timed[2:] == [10, 10, 10]
     assert row.max_abs_err == pytest.approx(1e-6, rel=1e-3)
@@ -135,3 +137,15 @@ def test_the_latency_gate_names_the_precision_to_keep():
 
 def test_the_latency_gate_is_silent_without_a_right_int8():
     assert latency_gate([row("fp32", 12), row("int8", None), row("fp32", 3, engine="torch")]) == ()
+
+
+def test_quantiles_are_times_that_were_seen():
+    times = [0.004, 0.001, 0.003, 0.002]
+    assert quantiles_ms(times) == pytest.approx([1] * 6 + [2] * 5 + [3] * 5 + [4] * 5)
+    assert quantiles_ms([0.5]) == pytest.approx([500] * 21)
+
+
+def test_rows_of_before_have_no_quantiles():
+    old = msgspec.json.decode(msgspec.json.encode(measure(lambda turn: REFERENCE)[0]))
+    del old["quantiles_ms"]
+    assert msgspec.convert(old, BenchResult).quantiles_ms == ()

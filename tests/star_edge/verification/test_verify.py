@@ -108,6 +108,14 @@ def test_the_right_answers_pass_and_the_report_is_in_the_bundle(bundle, data, pl
     written = (bundle.path / "reports" / "verify.json").read_bytes()
     assert msgspec.json.decode(written, type=type(report)) == report
     assert report.bundle_id == bundle.manifest.bundle_id
+    answers = json.loads((bundle.path / "reports" / "predictions.json").read_bytes())
+    assert (answers["bundle_id"], answers["data_sha256"]) == (report.bundle_id, report.data_sha256)
+    assert [(row["engine"], row["precision"]) for row in answers["answers"]] == [
+        ("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8")
+    ]  # fmt: skip
+    for row, result in zip(answers["answers"][1:], report.results, strict=True):
+        right = sum(a == b for a, b in zip(row["classes"], answers["labels"], strict=True))
+        assert right / len(answers["clips"]) == result.top1
 
 
 def test_fp16_that_computes_in_fp32_is_decided_by_the_rounding_reference(bundle, data, planted):
