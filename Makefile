@@ -39,7 +39,7 @@ help:  ## this list
 	@echo "VENV=$(VENV)  where the virtual environment is"
 	@echo "PIP_INSTALL_ARGS=  more arguments of each pip install"
 	@echo "TEST_ARGS=  more arguments of pytest; TEST_JOBS=$(TEST_JOBS) processes"
-	@echo "FUZZ_SECONDS=$(FUZZ_SECONDS)  time box of make fuzz; FUZZ_SEED=$(FUZZ_SEED) its first seed"
+	@echo "FUZZ_SECONDS=$(FUZZ_SECONDS)  time box of each half of make fuzz; FUZZ_SEED=$(FUZZ_SEED) its first seed"
 	@echo "DEMO_ARGS=, BENCH_ARGS=  more arguments of star-edge demo and bench"
 
 demo: $(STAMPS)/demo  ## set up and run the whole pipeline; writes ./star-edge-demo
@@ -68,14 +68,15 @@ test-all: $(STAMPS)/dev  ## all tests, the slow ones too
 	$(PYTEST) $(TEST_ARGS)
 
 # a pass is every property test (marked so by hypothesis, or by hand where it is nested in a test) with a new seed; a
-# failure names the seed that repeats it
-fuzz: $(STAMPS)/dev  ## property tests with seed after seed, for FUZZ_SECONDS
+# failure names the seed that repeats it. Then every reader with inputs that libFuzzer grows from tests/fuzz/corpus
+fuzz: $(STAMPS)/fuzz  ## property tests with seed after seed, then readers with damaged files, FUZZ_SECONDS each
 	@end=$$(( $$(date +%s) + $(FUZZ_SECONDS) )); seed=$(FUZZ_SEED); \
 	while [ $$(date +%s) -lt $$end ]; do \
 	  $(PYTEST) -q --no-header -m "hypothesis and not slow" --hypothesis-profile=fuzz --hypothesis-seed=$$seed $(TEST_ARGS) \
 	    || { echo "make fuzz: failed with FUZZ_SEED=$$seed" >&2; exit 1; }; \
 	  seed=$$((seed + 1)); \
 	done; echo "make fuzz: no failure with seeds $(FUZZ_SEED) to $$((seed - 1))"
+	$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) --jobs $(TEST_JOBS)
 
 pyg: system $(STAMPS)/pyg  ## build and install torch-scatter and torch-sparse, the paper's own kernels
 	@$(BIN)/python -c "import torch_scatter, torch_sparse"
@@ -121,6 +122,9 @@ $(STAMPS)/demo: $(REQUIREMENTS) $(STAMPS)/venv
 
 $(STAMPS)/dev: $(REQUIREMENTS) $(STAMPS)/venv
 	$(call install,--editable '.[train$(comma)calibrate$(comma)report$(comma)dev]')
+
+$(STAMPS)/fuzz: $(REQUIREMENTS) $(STAMPS)/dev
+	$(call install,--editable '.[fuzz]')
 
 $(STAMPS)/tensorrt-rtx: $(REQUIREMENTS) $(STAMPS)/dev
 	$(call install,--editable '.[tensorrt-rtx]')

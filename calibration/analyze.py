@@ -21,6 +21,7 @@ from exporters.onnx.graph import quantised_modules
 from runtime.bundle import REPORTS, Bundle, BundleWriter, write_report
 from runtime.errors import InputError
 from runtime.manifest import CALIBRATION, WEIGHTS, model_file
+from runtime.readers.decoding import JSON_ERRORS
 from star_edge.bench.workloads import parse_workload
 from star_edge.data.recorded import Recorded, open_recorded
 
@@ -135,7 +136,9 @@ def _measured_before(bundle: Bundle, judge: _Judge) -> SensitivityReport | None:
     path = bundle.path / REPORTS / f"{REPORT}.json"
     try:
         found = msgspec.json.decode(path.read_bytes(), type=SensitivityReport)
-    except (OSError, msgspec.MsgspecError):
+    except OSError:
+        return None
+    except JSON_ERRORS:
         return None
     if any(getattr(found, name) != value for name, value in judge.identity().items()) or found.base != judge.model(()).base:
         return None

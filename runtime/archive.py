@@ -20,7 +20,7 @@ import msgspec
 
 from runtime.errors import InputError, MismatchError
 from runtime.manifest import Manifest, check_schema
-from runtime.readers.decoding import DECODE_ERRORS, reason_of
+from runtime.readers.decoding import DECODE_ERRORS, JSON_ERRORS, reason_of
 
 SCHEMA = "star-edge/packed/1"
 SUFFIX = ".star.zip"
@@ -205,7 +205,7 @@ def _check_layout(entries: list[zipfile.ZipInfo], end: int, path: Path) -> None:
 def _decode(data: bytes, path: Path) -> PackedList:
     try:
         return msgspec.json.decode(data, type=PackedList)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except JSON_ERRORS as error:
         raise _refused("cannot read the archive's list", path / LIST, error, SCHEMA) from None
 
 

@@ -30,6 +30,7 @@ from runtime.manifest import (
     check_schema,
     model_file,
 )
+from runtime.readers.decoding import JSON_ERRORS
 
 REPORTS = "reports"
 _MANIFEST_LIMIT = 16 << 20
@@ -394,7 +395,7 @@ def _made_from(report: bytes) -> str:
     """The bundle_id a report names; empty when it cannot be read."""
     try:
         return msgspec.json.decode(report, type=_NamesBundle).bundle_id
-    except (msgspec.MsgspecError, RecursionError):
+    except JSON_ERRORS:
         return ""
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from runtime.errors import InputError, MismatchError
 from runtime.manifest import check_schema
+from runtime.readers.decoding import JSON_ERRORS
 
 SCHEMA = "star-edge/calibration/1"
 
@@ -79,6 +80,6 @@ class CalibrationTable(msgspec.Struct, frozen=True, kw_only=True):
         check_schema(data, SCHEMA, where)
         try:
             table = msgspec.json.decode(data, type=cls)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except JSON_ERRORS as error:
             raise InputError(f"cannot read the calibration table: {error}", where=where, hint="star-edge calibrate") from None
         return table.check(where)

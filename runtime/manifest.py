@@ -10,6 +10,7 @@ import msgspec
 
 from runtime.errors import InputError, MismatchError
 from runtime.features import FeatureRecipe
+from runtime.readers.decoding import JSON_ERRORS
 from runtime.skeleton import Skeleton
 
 SCHEMA = "star-edge/bundle/1"
@@ -170,7 +171,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         check_schema(data, SCHEMA, where)
         try:
             manifest = msgspec.json.decode(data, type=cls)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except JSON_ERRORS as error:
             raise InputError(f"cannot read the manifest: {error}", where=where, hint="export the bundle again") from None
         return manifest.check(where)
 
@@ -186,7 +187,7 @@ def check_schema(data: bytes, expected: str, where: object = None) -> None:
     """
     try:
         found = msgspec.json.decode(data, type=_Versioned).schema
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise InputError(f"not a {expected.rsplit('/', 1)[0]} document: {error}", where=where, expected=expected) from None
     kind, _, version = found.rpartition("/")
     known_kind, _, known_version = expected.rpartition("/")

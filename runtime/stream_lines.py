@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from runtime.errors import InputError
+from runtime.readers.decoding import JSON_ERRORS
 from runtime.streaming import Stream, StreamResult
 
 _LINE_LIMIT = 4 << 20  # bytes; a line without an end must not fill the memory
@@ -77,7 +78,7 @@ def recognise_lines(lines: BinaryIO, stream: Stream, source: str) -> Iterator[Re
 def _decode(line: bytes, where: str) -> Frame:
     try:
         return msgspec.json.decode(line, type=Frame)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise InputError(
             f"not a frame: {error}",
             where=where,

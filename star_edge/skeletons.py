@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from runtime.errors import InputError
+from runtime.readers.decoding import JSON_ERRORS
 from runtime.skeleton import Skeleton, bones_towards_root
 
 
@@ -123,5 +124,5 @@ def get_skeleton(name_or_path: str) -> Skeleton:
         )
     try:
         return msgspec.json.decode(path.read_bytes(), type=Skeleton).check(where=path)
-    except msgspec.MsgspecError as error:
+    except JSON_ERRORS as error:
         raise InputError(f"cannot read the skeleton layout: {error}", where=path) from None

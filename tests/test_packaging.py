@@ -15,7 +15,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("star_edge", "runtime", "exporters", "calibration")
-EXTRAS_OF_MAKE = ("train", "calibrate", "report", "browser", "dev", "pyg", "tensorrt-rtx")
+EXTRAS_OF_MAKE = ("train", "calibrate", "report", "browser", "dev", "pyg", "tensorrt-rtx", "fuzz")
 
 
 def normalised(name: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from runtime.clip import Clip
 from runtime.errors import InputError
+from runtime.readers.decoding import JSON_ERRORS
 from runtime.readers.image_plane import MAX_PERSONS, on_plane
 from runtime.readers.ntu import Recording
 
@@ -164,7 +165,7 @@ def _person(frames: list[_Frame], place: int, score: np.ndarray, where: str) -> 
 def _decode(data: bytes, kind: type[_T], where: str, expected: str) -> _T:
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise InputError("cannot read the JSON clip", where=where, found=error, expected=expected) from None
 
 

@@ -1,4 +1,4 @@
-"""What numpy and its helpers raise for bytes that are not the array file they claim to be."""
+"""What numpy and msgspec raise for bytes that are not the array file or JSON document they claim to be."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import tokenize
 import zipfile
 import zlib
 
+import msgspec
+
 DECODE_ERRORS: tuple[type[Exception], ...] = (
     ValueError, EOFError, OSError, MemoryError, OverflowError,  # npy: header, size, file
     SyntaxError, tokenize.TokenError, TypeError, KeyError, IndexError, AttributeError,  # npy: header taken for a Python literal
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, RuntimeError,  # npz: the archive
 )  # fmt: skip
+JSON_ERRORS: tuple[type[Exception], ...] = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def reason_of(error: Exception) -> str:

@@ -96,11 +96,9 @@ def load_npz(path: str | Path) -> NpzClips:
 
 
 def _load_arrays(path: Path) -> dict[str, np.ndarray]:
-    if not zipfile.is_zipfile(path):
-        raise InputError(
-            "not an .npz file, or truncated", where=path, found="no zip directory", expected="an archive of arrays"
-        )
     try:
+        if not zipfile.is_zipfile(path):  # which np.load takes for a single array, or for a pickle
+            raise zipfile.BadZipFile("no zip directory")
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except DECODE_ERRORS as error:

@@ -17,7 +17,7 @@ import numpy as np
 
 from runtime.clip import Clip
 from runtime.errors import InputError, MismatchError
-from runtime.readers.decoding import DECODE_ERRORS, reason_of
+from runtime.readers.decoding import DECODE_ERRORS, JSON_ERRORS, reason_of
 from runtime.skeleton import Skeleton
 from star_edge.data.splits import PARTS, SCHEME_NAME, TEST, UNUSED
 
@@ -219,7 +219,7 @@ def _read_meta(folder: Path) -> DatasetMeta:
             raise MismatchError("dataset of another schema", where=where, found=schema, expected=SCHEMA,
                                 hint="convert the source again, or use the star-edge that made it")  # fmt: skip
         meta = msgspec.json.decode(data, type=DatasetMeta)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise InputError("dataset description is damaged", where=where, found=str(error), expected=SCHEMA,
                          hint="convert the source again") from None  # fmt: skip
     meta.skeleton.check(where=where)

@@ -10,6 +10,7 @@ import msgspec
 from runtime.errors import InputError
 from runtime.features import FeatureRecipe
 
+from runtime.readers.decoding import JSON_ERRORS
 
 class Augmentation(msgspec.Struct, frozen=True):
     """Random changes to a training clip; zero (or one, for ``crop``) switches a change off.
@@ -113,6 +114,6 @@ def get_recipe(name_or_path: str, **overrides: Any) -> Recipe:
         try:
             given = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
             recipe = msgspec.convert({**msgspec.to_builtins(DEFAULT), "name": path.stem, **given}, Recipe)
-        except msgspec.MsgspecError as error:
+        except JSON_ERRORS as error:
             raise InputError(f"cannot read the recipe: {error}", where=path) from None
     return msgspec.structs.replace(recipe, **{key: value for key, value in overrides.items() if value is not None})

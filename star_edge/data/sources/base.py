@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from runtime.errors import InputError
+from runtime.readers.decoding import JSON_ERRORS
 from runtime.readers.ntu import Recording
 from runtime.skeleton import Skeleton
 from star_edge.data import splits
@@ -112,7 +113,7 @@ def read_description(folder: Path) -> FolderDescription | None:
         return None
     try:
         description = msgspec.json.decode(path.read_bytes(), type=FolderDescription)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except JSON_ERRORS as error:
         raise InputError(
             "description of the recordings is damaged", where=path, found=str(error), expected=DESCRIPTION_SCHEMA
         ) from None

@@ -1,0 +1,95 @@
+"""Fuzz the readers with atheris: python tests/fuzz/fuzz.py [READER...] [--seconds N] [--jobs N]
+
+Each reader gets an equal share of the time in a process of its own; inputs that reach new code are kept in ``.cache/fuzz``
+and added to those of ``corpus/`` the next time. A finding ends with exit code 1 and names the input: put it into ``corpus/``,
+which every test run replays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import importlib.util
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(REPOSITORY)]
+CACHE = REPOSITORY / ".cache" / "fuzz"
+MEMORY = 1 << 30  # bytes that a reader may ask for beyond what its imports took
+_START_S = 8  # imports and the corpus, before the share of time begins
+_INPUT_S = 10  # that reading one input may take
+_LARGEST = 16384  # bytes of an input
+
+
+def main() -> None:
+    from harnesses import READERS
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("readers", nargs="*", metavar="READER", help=", ".join(READERS))
+    parser.add_argument("--seconds", type=int, default=120, help="for all of them together")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--one", action="store_true", help="fuzz one reader in this process")
+    arguments = parser.parse_args()
+    if importlib.util.find_spec("atheris") is None:
+        print(
+            "make fuzz: readers are not fuzzed, atheris is not installed (it has wheels for Python 3.11 to 3.13 on x86_64 Linux)"
+        )
+        return
+    readers = arguments.readers or list(READERS)
+    if arguments.one:
+        fuzz(readers[0], arguments.seconds)
+        return
+    share = max(1, arguments.seconds * arguments.jobs // len(readers) - _START_S)
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        found = list(pool.map(lambda reader: run(reader, share), readers))
+    sys.exit(any(found))
+
+
+def run(reader: str, seconds: int) -> bool:
+    """Fuzz one reader in a process; say how often it ran, and whether it found something."""
+    command = [sys.executable, __file__, reader, "--one", "--seconds", str(seconds)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+    runs = re.findall(r"Done (\d+) runs in (\d+) second", done.stdout)
+    print(f"{reader}: {f'{runs[0][0]} inputs in {runs[0][1]} s' if runs else 'FAILED'}", flush=True)
+    if done.returncode:
+        print(done.stdout[-6000:], flush=True)
+    return done.returncode != 0
+
+
+def fuzz(reader: str, seconds: int) -> None:
+    """Run libFuzzer on a reader in this process, which it ends."""
+    import atheris
+
+    with atheris.instrument_imports(include=["runtime", "star_edge", "numpy.lib", "zipfile"]):
+        from harnesses import corpora, harness
+
+        kept = CACHE / reader
+        kept.mkdir(parents=True, exist_ok=True)
+        scratch = CACHE / "scratch" / reader
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        one = harness(reader, scratch)
+    limit_memory()
+    options = [f"-max_total_time={seconds}", f"-timeout={_INPUT_S}", f"-max_len={_LARGEST}", "-rss_limit_mb=0",
+               f"-artifact_prefix={CACHE / reader}-"]  # fmt: skip
+    atheris.Setup([sys.argv[0], *options, str(kept), *map(str, corpora(reader))], one)
+    atheris.Fuzz()
+
+
+def limit_memory() -> tuple[int, int]:
+    """Let this process ask for MEMORY more than it has; the limits of before."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + MEMORY, before[1]))
+    return before
+
+
+if __name__ == "__main__":
+    main()
