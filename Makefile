@@ -121,7 +121,7 @@ $(STAMPS)/demo: $(REQUIREMENTS) $(STAMPS)/venv
 	$(call install,--editable '.[train$(comma)calibrate$(comma)report]')
 
 $(STAMPS)/dev: $(REQUIREMENTS) $(STAMPS)/venv
-	$(call install,--editable '.[train$(comma)calibrate$(comma)report$(comma)dev]')
+	$(call install,--editable '.[train$(comma)qat$(comma)report$(comma)dev]')
 
 $(STAMPS)/fuzz: $(REQUIREMENTS) $(STAMPS)/dev
 	$(call install,--editable '.[fuzz]')

@@ -16,10 +16,12 @@ from calibration import ptq
 from calibration.histograms import AMAX_FLOOR, METHODS, PERCENTILE, Histograms, Method
 from calibration.int8 import Int8Model, compare, make_int8_model, model_config, nodes_with
 from calibration.methods import score_methods
+from calibration.modelopt import import_modelopt
 from calibration.ranges import collect_histograms, largest_magnitudes
 from calibration.reader import ClipReader, Track
-from calibration.report import CalibrateReport, MethodScore, RangesReport, TensorRange
+from calibration.report import AnyMethod, CalibrateReport, MethodScore, RangesReport, TensorRange
 from calibration.selection import check_not_held_out, stratified, training_clips, val_clips
+from calibration.trained import trained_ranges
 from exporters.onnx.graph import quantised_modules, recorded_tensors
 from runtime.bundle import Bundle, BundleWriter, write_report
 from runtime.calibration_table import CalibrationTable
@@ -39,7 +41,7 @@ def calibrate_bundle(
     data: str | Path | None = None,
     *,
     samples: int = 512,
-    method: Method | Literal["best"] = "mse",
+    method: AnyMethod | Literal["best"] | None = None,
     percentile: float = PERCENTILE,
     split: str | None = None,
     seed: int = 0,
@@ -52,7 +54,8 @@ def calibrate_bundle(
         bundle: an opened bundle or its folder.
         data: a dataset; default: the training source recorded in the bundle.
         samples: training clips wanted; with fewer at hand all are used, which is said and recorded.
-        method: how a range is taken; ``best`` tries all and takes the one that is best on val clips.
+        method: how a range is taken; ``best`` tries all and takes the one that is best on val clips; None: the ranges that
+            quantisation-aware training settled on, where the bundle has them, else ``mse``.
         percentile: share of the values kept by the method ``percentile``, per cent.
         split: scheme whose part ``train`` is used; default: the recorded one.
         seed: of the choice of clips.
@@ -65,7 +68,8 @@ def calibrate_bundle(
     started = time.monotonic()
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     manifest = bundle.manifest
-    ptq.import_modelopt()  # said before the work, not after it
+    methods = methods_of(bundle, method)
+    import_modelopt("onnx")  # said before the work, not after it
     dataset = open_recorded(Recorded.in_bundle(manifest), data, "calibrate", track)
     scheme = split or manifest.source.split or dataset.meta.default_split
     clips = training_clips(dataset, scheme)
@@ -78,7 +82,6 @@ def calibrate_bundle(
     reader = ClipReader(dataset, chosen, manifest.features, track)
     fp32 = bundle.read(model_file("fp32"))
     histograms = collect(onnx.load_model_from_string(fp32), model_config(bundle), reader)
-    methods: tuple[Method, ...] = METHODS if method == "best" else (method,)
     tables = {name: make_table(bundle, histograms, name, percentile, reader.names, samples) for name in methods}
     models = {name: make_int8_model(bundle, table) for name, table in tables.items()}
     scores: tuple[MethodScore, ...] = ()
@@ -145,11 +148,26 @@ def collect(model: ModelProto, config: StarConfig, reader: ClipReader) -> Histog
     return collect_histograms(model, amax, reader)
 
 
+def methods_of(bundle: Bundle, asked: AnyMethod | Literal["best"] | None) -> tuple[AnyMethod, ...]:
+    """The methods to try; ``trained`` raises what :func:`trained_ranges` does."""
+    trained: tuple[AnyMethod, ...] = ("trained",) if bundle.manifest.source.trained or asked == "trained" else ()
+    if trained:
+        trained_ranges(bundle)
+    if asked == "best":
+        return (*METHODS, *trained)
+    return (asked,) if asked else trained or ("mse",)
+
+
 def make_table(
-    bundle: Bundle, histograms: Histograms, method: Method, percentile: float, clips: tuple[str, ...], requested: int
+    bundle: Bundle, histograms: Histograms, method: AnyMethod, percentile: float, clips: tuple[str, ...], requested: int
 ) -> CalibrationTable:
-    """The ranges one method takes from histograms of the named clips; ``requested`` clips had been asked for."""
+    """The ranges one method takes from histograms of the named clips; ``requested`` clips had been asked for.
+
+    Where the method is ``trained``, tensors that training had no range for get that of ``mse``.
+    """
     tensors = recorded_tensors(model_config(bundle))
+    trained = trained_ranges(bundle) if method == "trained" else {}
+    taken: Method = "mse" if method == "trained" else method
     return CalibrationTable(
         method=method,
         percentile=percentile if method == "percentile" else None,
@@ -158,7 +176,8 @@ def make_table(
         clips=clips,
         weights_sha256=bundle.manifest.files[WEIGHTS].sha256,
         ranges={
-            key: max(histograms.range_by(method, tensor, percentile), AMAX_FLOOR) for key, tensor in sorted(tensors.items())
+            key: trained.get(key) or max(histograms.range_by(taken, tensor, percentile), AMAX_FLOOR)
+            for key, tensor in sorted(tensors.items())
         },
     ).check(where=CALIBRATION)
 

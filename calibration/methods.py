@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
-from calibration.histograms import Method
 from calibration.int8 import Int8Model, logits_of
 from calibration.reader import ClipReader
-from calibration.report import MethodScore
+from calibration.report import AnyMethod, MethodScore
 from calibration.score import score
 
 
 def score_methods(
-    fp32: bytes, models: Mapping[Method, Int8Model], reader: ClipReader, labels: np.ndarray
+    fp32: bytes, models: Mapping[AnyMethod, Int8Model], reader: ClipReader, labels: np.ndarray
 ) -> tuple[MethodScore, ...]:
     """Score each method's model on the clips of the reader, labels int [N]; the best one first.
 

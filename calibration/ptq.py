@@ -7,19 +7,16 @@ layers have for a single clip, is turned off. Its graph is read, compared and dr
 
 from __future__ import annotations
 
-import contextlib
-import io
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import onnx
 from onnx import ModelProto, NodeProto, inliner, numpy_helper
 
 from calibration.histograms import AMAX_FLOOR
-from runtime.errors import MismatchError, MissingDependencyError
+from calibration.modelopt import import_modelopt, quiet
+from runtime.errors import MismatchError
+from runtime.files import scratch_folder
 
 if TYPE_CHECKING:
     from calibration.reader import ClipReader
@@ -33,18 +30,6 @@ class Quantised(NamedTuple):
 
     tensor: str
     amax: float
-
-
-def import_modelopt() -> Any:
-    """The module ``modelopt.onnx.quantization``; MissingDependencyError when it, or a package it needs, is not installed."""
-    try:
-        with _quiet():
-            import modelopt.onnx.quantization
-    except ImportError as error:
-        package = (error.name or "modelopt").split(".")[0]
-        package = "nvidia-modelopt" if package == "modelopt" else package
-        raise MissingDependencyError(package, "calibrate", "Calibration") from None
-    return modelopt.onnx.quantization
 
 
 def check_with_modelopt(model: ModelProto, inputs: Mapping[str, str], reader: ClipReader, amax: Mapping[str, float]) -> None:
@@ -110,11 +95,11 @@ def _quantize_of(dequantize: NodeProto | None, makers: Mapping[str, NodeProto]) 
 
 def _quantise(model: ModelProto, modules: Sequence[str], reader: ClipReader) -> ModelProto:
     """ModelOpt's Q/DQ graph. Everything it writes stays in a folder that is removed."""
-    modelopt = import_modelopt()
-    with tempfile.TemporaryDirectory(prefix="star-edge-ptq-") as folder:
-        source, result = Path(folder) / "model.onnx", Path(folder) / "model.int8.onnx"
+    modelopt = import_modelopt("onnx")
+    with scratch_folder() as folder:
+        source, result = folder / "model.onnx", folder / "model.int8.onnx"
         onnx.save(inliner.inline_local_functions(model), source)
-        with _quiet():
+        with quiet():
             modelopt.quantize(
                 str(source),
                 quantize_mode="int8",
@@ -130,11 +115,3 @@ def _quantise(model: ModelProto, modules: Sequence[str], reader: ClipReader) -> 
                 enable_gemv_detection_for_trt=False,
             )
         return onnx.load(result)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep ModelOpt's prints and its log, which goes to stdout, out of ours."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

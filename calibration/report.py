@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from calibration.histograms import Method
+
+AnyMethod = Method | Literal["trained"]  # how a range is taken: from a histogram, or by quantisation-aware training
 
 
 class Agreement(msgspec.Struct, frozen=True):
@@ -46,7 +50,7 @@ class Int8Score(msgspec.Struct, frozen=True, kw_only=True):
 class MethodScore(Int8Score, frozen=True, kw_only=True):
     """The score of the model whose ranges a method took."""
 
-    method: Method
+    method: AnyMethod
 
 
 class TensorRange(msgspec.Struct, frozen=True):

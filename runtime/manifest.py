@@ -54,6 +54,20 @@ class FileEntry(msgspec.Struct, frozen=True):
     sha256: str
 
 
+class TrainedRanges(msgspec.Struct, frozen=True):
+    """Ranges of activations that quantisation-aware training settled on.
+
+    Attributes:
+        start_sha256: hash of the checkpoint it began with.
+        weights_sha256: hash of the ``weights.safetensors`` the ranges belong to.
+        ranges: calibration key -> amax.
+    """
+
+    start_sha256: str
+    weights_sha256: str
+    ranges: dict[str, float]
+
+
 class Source(msgspec.Struct, frozen=True):
     """Where the weights come from.
 
@@ -66,6 +80,7 @@ class Source(msgspec.Struct, frozen=True):
         split: the split scheme trained on.
         fitted: parts of it whose clips the weights have seen.
         metrics: figures of the checkpoint, e.g. ``val_top1``.
+        trained: of a checkpoint from quantisation-aware training.
     """
 
     checkpoint_sha256: str = ""
@@ -76,6 +91,7 @@ class Source(msgspec.Struct, frozen=True):
     split: str = ""
     fitted: tuple[str, ...] = ()
     metrics: dict[str, Any] = {}
+    trained: TrainedRanges | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

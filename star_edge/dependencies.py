@@ -59,6 +59,8 @@ PACKAGES = {
         Package("onnx-graphsurgeon", "onnx_graphsurgeon", ">=0.6.1", "0.6.1"),
         Package("onnxscript", "onnxscript", ">=0.5", "0.7.2"),
         Package("onnxslim", "onnxslim", ">=0.1.76", "0.1.98"),
+        Package("requests", "requests", ">=2.31", "2.34.2"),
+        Package("huggingface-hub", "huggingface_hub", ">=0.24", "2.4.0"),
         Package("torch-scatter", "torch_scatter", ">=2.1.2", "2.1.2"),
         Package("torch-sparse", "torch_sparse", ">=0.6.18", "0.6.18"),
         Package("scipy", "scipy", ">=1.11", "1.17.1"),
@@ -71,6 +73,7 @@ PACKAGES = {
 BASE = ("click", "msgspec", "numpy", "rich")
 _EXPORT = ("torch", "onnx", "onnxruntime", "safetensors")
 _CALIBRATE = (*_EXPORT, "nvidia-modelopt", "lief", "onnx-graphsurgeon", "onnxscript", "onnxslim")
+_QAT = (*_CALIBRATE, "requests", "huggingface-hub")
 _PYG = ("torch-scatter", "torch-sparse", "scipy")
 _REPORT = ("plotly", "jinja2")
 EXTRAS = {
@@ -78,16 +81,18 @@ EXTRAS = {
     "train": ("torch", "tensorboard"),
     "export": _EXPORT,
     "calibrate": _CALIBRATE,
+    "qat": _QAT,
     "pyg": _PYG,
     "report": _REPORT,
     "browser": ("playwright",),
     "tensorrt-rtx": ("tensorrt-rtx-cu13",),
 }
+_HELD = {"export": ("onnx",), "calibrate": ("export", "onnx"), "qat": ("calibrate", "export", "onnx")}  # extras in an extra
 _PYG_ENGINE = Option(_PYG, "pyg", "the paper's own kernels beside the others")
 VERBS = {
     "demo": Needs(("tensorboard", *_CALIBRATE), "train,calibrate", (_PYG_ENGINE,)),
     "data": Needs(),
-    "train": Needs(("torch", "tensorboard"), "train"),
+    "train": Needs(("torch", "tensorboard"), "train", (Option(_QAT, "qat", "--qat"),)),
     "evaluate": Needs(("torch",), "train"),
     "export": Needs(_EXPORT, "export"),
     "calibrate": Needs(_CALIBRATE, "calibrate"),
@@ -107,10 +112,9 @@ VERBS = {
 def install_command(extras: Iterable[str]) -> str:
     """What to type to get extras. The kernels of ``pyg`` are compiled, in a clone by ``make pyg``."""
     wanted = dict.fromkeys(part for extra in extras for part in extra.split(",") if part)
-    if "calibrate" in wanted:
-        wanted.pop("export", None)
-    if "export" in wanted or "calibrate" in wanted:
-        wanted.pop("onnx", None)
+    for extra in list(wanted):
+        for held in _HELD.get(extra, ()):
+            wanted.pop(held, None)
     compiled = "pyg" in wanted
     wanted.pop("pyg", None)
     commands = [f"pip install 'star-edge[{','.join(wanted)}]'"] if wanted else []

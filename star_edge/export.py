@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from exporters.onnx.parity import ParityResult, compare, onnx_forward, require_p
 from runtime.bundle import MANIFEST, Bundle, BundleWriter
 from runtime.errors import InputError
 from runtime.files import sha256_of
-from runtime.manifest import GOLDEN, WEIGHTS, Manifest, ModelEntry, OpEntry, Source, model_file
+from runtime.manifest import GOLDEN, WEIGHTS, Manifest, ModelEntry, OpEntry, Source, TrainedRanges, model_file
 from star_edge import __version__
 from star_edge.models.rounded import DTYPES, RoundedStar
 from star_edge.models.star import Star
@@ -82,10 +83,11 @@ def export_checkpoint(
     writer = BundleWriter(out)
     for precision, data in models.items():
         writer.add(model_file(precision), data)
-    writer.add(WEIGHTS, _safetensors(weights))
+    stored = _safetensors(weights)
+    writer.add(WEIGHTS, stored)
     writer.add(GOLDEN, golden.to_bytes())
     progress(f"writing {out}")
-    bundle = writer.commit(_manifest(checkpoint, path, graphs))
+    bundle = writer.commit(_manifest(checkpoint, path, graphs, stored))
     return ExportReport(
         bundle=str(out),
         bundle_id=bundle.manifest.bundle_id,
@@ -175,7 +177,7 @@ def _safetensors(weights: dict[str, np.ndarray]) -> bytes:
     return data
 
 
-def _manifest(checkpoint: Checkpoint, path: Path, graphs: dict[Precision, onnx.ModelProto]) -> Manifest:
+def _manifest(checkpoint: Checkpoint, path: Path, graphs: dict[Precision, onnx.ModelProto], weights: bytes) -> Manifest:
     data, config = checkpoint.data, checkpoint.model.config
     nodes = graphs["fp32"].graph.node
     return Manifest(
@@ -196,6 +198,7 @@ def _manifest(checkpoint: Checkpoint, path: Path, graphs: dict[Precision, onnx.M
             split=data.split,
             fitted=data.fitted,
             metrics={name: float(value) for name, value in checkpoint.metrics.items() if _is_number(value)},
+            trained=_trained_ranges(checkpoint, weights),
         ),
         created_by={
             "numpy": np.__version__,
@@ -204,6 +207,13 @@ def _manifest(checkpoint: Checkpoint, path: Path, graphs: dict[Precision, onnx.M
             "torch": str(torch.__version__),
         },
     )
+
+
+def _trained_ranges(checkpoint: Checkpoint, weights: bytes) -> TrainedRanges | None:
+    trained = checkpoint.quantisation
+    if trained is None:
+        return None
+    return TrainedRanges(trained.start_sha256, hashlib.sha256(weights).hexdigest(), trained.ranges)
 
 
 def _is_number(value: Any) -> bool:

@@ -95,6 +95,7 @@ class CheckpointDocument(Document, frozen=True, kw_only=True, tag="checkpoint"):
     data: dict[str, Any]
     metrics: dict[str, Any]
     recipe: dict[str, Any]
+    quantisation: dict[str, Any] | None = None
 
 
 class Port(msgspec.Struct, frozen=True):
@@ -225,6 +226,7 @@ def inspect_checkpoint(path: Path) -> CheckpointDocument:
         data=msgspec.to_builtins(saved.data),
         metrics=saved.metrics,
         recipe=saved.recipe,
+        quantisation=msgspec.to_builtins(saved.quantisation),
     )
 
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 @click.option(
     "--samples", type=click.IntRange(min=1), default=512, show_default=True, help="Training clips to calibrate with."
 )
-@click.option("--method", type=click.Choice(["entropy", "max", "mse", "percentile", "best"]), default="mse",
-              show_default=True, help="How a range is taken; best: all of them, chosen on val clips.")  # fmt: skip
+@click.option("--method", type=click.Choice(["entropy", "max", "mse", "percentile", "trained", "best"]),
+              show_default="trained where the bundle has such ranges, else mse",
+              help="How a range is taken; best: all of them, chosen on val clips.")  # fmt: skip
 @click.option("--percentile", type=click.FloatRange(50, 100, min_open=True), default=99.99, show_default=True,
               help="Per cent of the values that method percentile keeps.")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset; the one the model was trained on if left out.")
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 def command(
     bundle: Path | None,
     samples: int,
-    method: Literal["entropy", "max", "mse", "percentile", "best"],
+    method: Literal["entropy", "max", "mse", "percentile", "trained", "best"] | None,
     percentile: float,
     data: Path | None,
     split: str | None,
@@ -48,10 +49,11 @@ def command(
     percentile  a share of the values, see --percentile
     entropy     where 8 bits keep the distribution best (least KL divergence)
     mse         where rounding inside and clipping outside lose least
+    trained     what star-edge train --qat settled on; mse for the rest
     """
     given = click.get_current_context().get_parameter_source("percentile") is not ParameterSource.DEFAULT
     if given and method not in ("percentile", "best"):
-        raise click.UsageError(f"--percentile belongs to --method percentile or best, not to {method}")
+        raise click.UsageError("--percentile belongs to --method percentile or best")
     from calibration.calibrate import calibrate_bundle
 
     def track(items: Iterable[Any], description: str, total: int) -> Iterable[Any]:

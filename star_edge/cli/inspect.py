@@ -126,6 +126,7 @@ def _show_bundle(document: inspection.BundleDocument, console: Console) -> None:
             "split": source.split,
             "metrics": source.metrics,
             "checkpoint": source.checkpoint_sha256,
+            "quantisation-aware": f"{len(source.trained.ranges)} trained ranges" if source.trained else None,
             "clips": None if document.clips is None else f"{document.clips}, for star-edge run --clips",
             "reports": [f"{report.name}{'' if report.current else ' (outdated)'}" for report in document.reports],
         },
@@ -180,9 +181,18 @@ def _show_checkpoint(document: inspection.CheckpointDocument, console: Console) 
             "data": document.data,
             "metrics": document.metrics,
             "recipe": document.recipe,
+            "quantisation-aware": _trained(document.quantisation),
         },
     )
     console.print(f"checkpoint of {_size(document.bytes)}; next: star-edge export --fp16 {document.path}", soft_wrap=True)
+
+
+def _trained(quantisation: dict[str, Any] | None) -> str | None:
+    """Where quantisation-aware training began, and how many ranges it gave."""
+    if quantisation is None:
+        return None
+    start, sha256 = quantisation["start"], quantisation["start_sha256"]
+    return f"trained on from {start} ({sha256[:12]}), {len(quantisation['ranges'])} ranges"
 
 
 def _show_onnx(document: inspection.OnnxDocument, console: Console) -> None:

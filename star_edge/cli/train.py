@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from runtime.errors import InputError
 from star_edge.cli.common import Output, common_options
@@ -30,9 +31,10 @@ class TrainReport(msgspec.Struct, frozen=True):
 
 
 @click.command()
-@click.option(
-    "--data", "data", required=True, type=click.Path(path_type=Path), help="Dataset folder, .npz, or .skeleton folder."
-)
+@click.option("--data", type=click.Path(path_type=Path),
+              help="Dataset folder, .npz, or .skeleton folder. With --qat: the recorded one if left out.")  # fmt: skip
+@click.option("--qat", "start", type=click.Path(path_type=Path),
+              help="Train the checkpoint's weights on for a few epochs with their INT8 faked.")  # fmt: skip
 @click.option(
     "--model", "model_name", default="star-64", show_default=True, help="A registered model: star-edge inspect models."
 )
@@ -48,13 +50,14 @@ class TrainReport(msgspec.Struct, frozen=True):
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="In place of the recipe's.")
 @click.option("--frames-per-batch", type=click.IntRange(min=1), help="In place of the recipe's.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores if left out.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/train"), show_default=True,
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), show_default="runs/train, runs/qat with --qat",
               help="Folder for ckpt.pt, last.pt and TensorBoard logs.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Continue the interrupted run in --out.")
 @click.option("--force", is_flag=True, help="Start anew over a run that is already in --out.")
 @common_options
 def command(
-    data: Path,
+    data: Path | None,
+    start: Path | None,
     model_name: str,
     attention: str,
     recipe_name: str,
@@ -64,35 +67,63 @@ def command(
     lr: float | None,
     frames_per_batch: int | None,
     threads: int | None,
-    out: Path,
+    out: Path | None,
     resume: bool,
     force: bool,
     output: Output,
 ) -> None:
-    """Train a model on packed clips and keep the epoch that is best on the validation subjects."""
+    """Train a model on packed clips and keep the epoch that is best on the validation subjects.
+
+    --qat is for a model whose INT8 misses the gate: a few epochs from the weights of a checkpoint, on the parts of its split
+    that it was fitted on, computing what its INT8 will compute. export and calibrate then take the ranges it was trained with.
+    """
     import torch
 
+    from calibration.modelopt import import_modelopt
     from star_edge.data import open_dataset
     from star_edge.training.loop import Task, Trainer
     from star_edge.training.recipe import get_recipe
 
     if threads:
         torch.set_num_threads(threads)
+    out = out or Path("runs/qat" if start else "runs/train")
     if (out / "last.pt").exists() and not (resume or force):
         raise InputError(
             "a run is already there", where=out, hint="--resume to continue it, --force to start anew, or another --out"
         )
-    recipe = get_recipe(recipe_name, epochs=epochs, lr=lr, frames_per_batch=frames_per_batch)
-    task = Task.of(open_dataset(data), split, tuple(fit.split("+")))
-    trainer = Trainer(task, model_name, recipe, out, output.seed, attention)
+    changes = {"epochs": epochs, "lr": lr, "frames_per_batch": frames_per_batch}
+    trainer: Trainer
+    if start:
+        _refuse("model_name", "attention", "recipe_name", "fit")
+        import_modelopt("torch")  # said before the work, not after it
+        from star_edge.training.qat import QatTrainer
+
+        trainer = QatTrainer.of(start, data, split, out, output.seed, **changes)
+    elif data:
+        recipe = get_recipe(recipe_name, **changes)
+        trainer = Trainer(
+            Task.of(open_dataset(data), split, tuple(fit.split("+"))), model_name, recipe, out, output.seed, attention
+        )
+    else:
+        raise click.UsageError("Missing option '--data' (or '--qat').")
     if resume:
         trainer.resume()
+    task = trainer.task
     output.console.print(
-        f"{model_name} on {task.data.name}, split {task.data.split}: {len(task.fit)} clips to fit, "
-        f"{len(task.validation)} to validate, {len(task.class_names)} classes, recipe {recipe.name}"
+        f"{trainer.model_entry.name} on {task.data.name}, split {task.data.split}: {len(task.fit)} clips to fit, "
+        f"{len(task.validation)} to validate, {len(task.class_names)} classes, recipe {trainer.recipe.name}"
     )
     run_with_progress(trainer, output)
     report(trainer, output)
+
+
+def _refuse(*parameters: str) -> None:
+    """UsageError for an option that --qat leaves without effect."""
+    context = click.get_current_context()
+    options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    for name in parameters:
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{options[name]} has no effect with --qat: it is as in the checkpoint")
 
 
 def run_with_progress(trainer: Trainer, output: Output) -> None:

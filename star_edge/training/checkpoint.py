@@ -46,6 +46,19 @@ class DataEntry(msgspec.Struct, frozen=True):
     fitted: tuple[str, ...] = ("train",)
 
 
+class QuantisationEntry(msgspec.Struct, frozen=True):
+    """What quantisation-aware training began with and settled on.
+
+    Attributes:
+        start, start_sha256: path and hash of the checkpoint it began with.
+        ranges: calibration key (``layers.0.spatial.qkv.in``) -> amax of the activation.
+    """
+
+    start: str
+    start_sha256: str
+    ranges: dict[str, float]
+
+
 class Checkpoint(msgspec.Struct):
     """A trained model with everything needed to export, calibrate and judge it.
 
@@ -53,6 +66,7 @@ class Checkpoint(msgspec.Struct):
         state_dict: tensors by module path.
         metrics: accuracies and epoch of the saved weights.
         recipe: the full training recipe as plain containers.
+        quantisation: of a model whose training was quantisation-aware; its validation accuracy is that in INT8.
     """
 
     model: ModelEntry
@@ -63,6 +77,7 @@ class Checkpoint(msgspec.Struct):
     data: DataEntry
     metrics: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
+    quantisation: QuantisationEntry | None = None
     schema: str = SCHEMA
     version: str = __version__
 

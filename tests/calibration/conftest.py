@@ -17,6 +17,7 @@ from runtime.bundle import Bundle, BundleWriter
 from runtime.clip import Clip
 from runtime.features import FeatureRecipe
 from runtime.manifest import GOLDEN, WEIGHTS, Manifest, ModelEntry, Source, model_file
+from runtime.readers.ntu import Recording
 from star_edge.cli import main
 from star_edge.data import Dataset
 from star_edge.data.splits import TEST, TRAIN, VAL, Split
@@ -37,12 +38,15 @@ def needs_modelopt() -> None:
 def _write_dataset(folder: Path, clips: int = 36, classes: tuple[str, ...] = CLASSES, seed: int = 0) -> Path:
     """Clips of 1 to 20 rows, every fifth of two persons; of six clips four train, one is val, one test."""
     rng = np.random.default_rng(seed)
-    with DatasetWriter(folder, SKELETON.num_joints) as writer:
+    with DatasetWriter(folder, SKELETON.num_joints, "small") as writer:
+        assert not list(writer.replay([]))
         for number in range(clips):
             rows = 1 if number == 0 else int(rng.integers(2, 21))
             joints = rng.normal(0, 0.5, (rows, SKELETON.num_joints, 3)).astype(np.float32)
             persons = (rows - rows // 2, rows // 2) if number % 5 == 4 else (rows,)
-            writer.append(Clip(joints, persons), f"clip{number:03}", number // 6 % len(classes), number % 6)
+            recording = Recording(Clip(joints, persons), rows, len(persons))
+            label, subject = number // 6 % len(classes), number % 6
+            writer.keep(recording, f"clip{number:03}", label, subject, (0, 0), stored=False)
         position = np.arange(clips) % 6
         assignment = np.where(position == 5, TEST, np.where(position == 4, VAL, TRAIN)).astype(np.int8)
         info = SetInfo("small", str(folder), "", SKELETON, classes, 30.0)

@@ -211,6 +211,7 @@ class TestWithModelopt:
             (["--data", "absent.npz"], 2, "absent.npz"),
             (["--samples", "0"], 2, "--samples"),
             (["--method", "average"], 2, "--method"),
+            (["--method", "trained"], 2, "no trained ranges"),
             (["--method", "max", "--percentile", "99"], 2, "--percentile belongs to"),
             (["--method", "percentile", "--percentile", "120"], 2, "--percentile"),
             (["absent.star"], 2, "not a bundle"),

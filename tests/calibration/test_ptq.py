@@ -13,7 +13,8 @@ import pytest
 from calibration.calibrate import collect, make_table
 from calibration.histograms import AMAX_FLOOR, METHODS
 from calibration.int8 import make_int8_model, model_config
-from calibration.ptq import check_quantised, check_with_modelopt, import_modelopt, quantised_products
+from calibration.modelopt import import_modelopt
+from calibration.ptq import check_quantised, check_with_modelopt, quantised_products
 from calibration.ranges import largest_magnitudes
 from calibration.reader import ClipReader
 from exporters.onnx.graph import quantised_modules, recorded_tensors
@@ -133,7 +134,7 @@ def test_without_modelopt_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, ab
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(MissingDependencyError) as caught:
-        import_modelopt()
+        import_modelopt("onnx")
     assert caught.value.expected == package
     assert caught.value.hint == "pip install 'star-edge[calibrate]'"
     assert caught.value.exit_code == 4

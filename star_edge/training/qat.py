@@ -1,0 +1,104 @@
+"""Quantisation-aware training: a checkpoint's weights, trained on for a few epochs while their INT8 is faked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from calibration.selection import stratified
+from runtime.errors import InputError, MismatchError
+from runtime.files import sha256_of
+from star_edge.data.recorded import Recorded, open_recorded
+from star_edge.models.star import Star
+from star_edge.training.batches import packed_batches, rows_of
+from star_edge.training.checkpoint import Checkpoint, ModelEntry, QuantisationEntry, load_checkpoint
+from star_edge.training.evaluate import FRAMES_PER_BATCH
+from star_edge.training.fake_quant import find_ranges, get_ranges, insert_quantisers, set_ranges
+from star_edge.training.loop import Task, Trainer
+from star_edge.training.recipe import Recipe, qat_recipe
+
+_CALIBRATION_CLIPS = 128
+
+
+class QatTrainer(Trainer):
+    """Trains from a checkpoint; what it validates, and keeps the best epoch of, is the model as quantised.
+
+    Ranges are taken from fitted clips when an epoch begins, so they follow the weights. ``ckpt.pt`` holds the weights under their
+    plain names, and the ranges they were validated with.
+
+    Args:
+        task, recipe, out, seed: as for :class:`Trainer`.
+        path: of the checkpoint to begin with; ``start`` is what it holds.
+    """
+
+    def __init__(self, task: Task, path: Path, start: Checkpoint, recipe: Recipe, out: Path, seed: int = 0) -> None:
+        self.start = start
+        self.origin = {"start": str(path), "start_sha256": sha256_of(path)}
+        places = np.arange(len(task.fit)).astype(str)
+        chosen = stratified(places, task.fit_labels, rows_of(task.fit), _CALIBRATION_CLIPS)
+        self.calibration = [task.fit[clip] for clip in chosen]
+        super().__init__(task, start.model.name, recipe, out, seed)
+
+    @classmethod
+    def of(cls, path: Path, data: Path | None, split: str | None, out: Path, seed: int = 0, **changes: Any) -> QatTrainer:
+        """Train a checkpoint on, on the parts of its split that it was fitted on.
+
+        Args:
+            path: the checkpoint.
+            data: a dataset; default: the recorded one.
+            split: scheme, if given it has to be the recorded one.
+            out, seed: as for :class:`Trainer`.
+            changes: fields of the recipe to replace, unless None.
+
+        Raises InputError (a file that cannot be used, no data), MismatchError (another skeleton, split or classes, changed data).
+        """
+        if path.resolve() == (out / "ckpt.pt").resolve():
+            raise InputError("the checkpoint to begin with would be overwritten", where=path, hint="another --out")
+        start = load_checkpoint(path)
+        trained = start.data
+        if split not in (None, trained.split):
+            raise MismatchError("the model was trained on another split", where=path, found=split, expected=trained.split)
+        dataset = open_recorded(Recorded.in_checkpoint(start), data, f"train --qat {path}")
+        task = Task.of(dataset, trained.split, trained.fitted)
+        return cls(task, path, start, qat_recipe(start.recipe, start.features, **changes), out, seed)
+
+    def _entry(self, model_name: str, attention: Any) -> ModelEntry:
+        recipe = self.recipe
+        config = msgspec.structs.replace(
+            self.start.model.config,
+            dropout=recipe.dropout,
+            attention_dropout=recipe.attention_dropout,
+            head_dropout=recipe.head_dropout,
+        )
+        return ModelEntry(model_name, config)
+
+    def _build(self) -> Star:
+        model = Star(self.model_entry.config)
+        model.load_state_dict(self.start.state_dict)
+        insert_quantisers(model)
+        return model
+
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity(), "start": self.origin["start_sha256"]}
+
+    def _fit_epoch(self) -> tuple[float, float]:
+        set_ranges(self.model, find_ranges(self.model, self._calibration_batches))
+        return super()._fit_epoch()
+
+    def _calibration_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows, cu_seqlens, _ in packed_batches(
+            self.calibration, self.task.skeleton, self.recipe.features, FRAMES_PER_BATCH
+        ):
+            yield torch.from_numpy(rows), torch.from_numpy(cu_seqlens)
+
+    def _checkpoint(self, accuracy: float, validation: float | None) -> Checkpoint:
+        saved = super()._checkpoint(accuracy, validation)
+        saved.state_dict = {name: saved.state_dict[name] for name in self.start.state_dict}
+        saved.quantisation = QuantisationEntry(**self.origin, ranges=get_ranges(self.model))
+        return saved

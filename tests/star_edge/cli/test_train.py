@@ -1,0 +1,103 @@
+"""``star-edge train --qat`` through the real entry point: what it makes, what it says, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+from star_edge import cli
+from star_edge.skeletons import NITE15
+from star_edge.training.checkpoint import DataEntry, load_checkpoint, save_checkpoint
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def star_edge(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Runs a verb in an empty folder: (arguments) -> exit code, stdout, stderr."""
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["star-edge", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def start(random_checkpoint: Path, tmp_path: Path) -> Path:
+    """Checkpoint of a small model that names 30 clips of noise by six subjects as its data."""
+    rng, lengths = np.random.default_rng(0), np.full(30, 8)
+    np.savez(tmp_path / "noise.npz", xyz=rng.normal(0, 0.3, (240, 15, 3)).astype(np.float32), lengths=lengths,
+             labels=np.arange(30) % 5, subjects=np.arange(30) // 5 + 1, edges=np.array(NITE15.bones),
+             class_names=np.array(list("abcde")))  # fmt: skip
+    saved = load_checkpoint(random_checkpoint)
+    data = DataEntry(str(tmp_path / "noise.npz"), "noise", "xsub")
+    save_checkpoint(msgspec.structs.replace(saved, data=data), tmp_path / "start.pt")
+    return tmp_path / "start.pt"
+
+
+def test_from_a_checkpoint_to_an_int8_bundle(star_edge: Command, start: Path) -> None:
+    pytest.importorskip("modelopt.torch.quantization", reason="modelopt.torch is not installed: pip install 'star-edge[qat]'")
+    train = ("train", "--qat", start, "--epochs", 1)
+    code, out, err = star_edge(*train, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["checkpoint"] == "runs/qat/ckpt.pt"
+    assert report["epochs"] == report["best_epoch"] == 1
+    assert star_edge(*train)[0] == 2  # a run is there
+    assert star_edge(*train, "--resume")[0] == 0
+    code, out, _ = star_edge("inspect", "runs/qat/ckpt.pt")
+    assert code == 0
+    assert f"trained on from {start}" in out
+    assert "14 ranges" in out
+    assert star_edge("export", "runs/qat/ckpt.pt")[0] == 0
+    code, out, err = star_edge("calibrate", "--samples", 4)
+    assert code == 0, err
+    assert "ranges by trained" in out
+    assert "14 trained ranges" in star_edge("inspect")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "Missing option '--data' (or '--qat')"),
+        (["--qat", "absent.pt"], 2, "no such checkpoint"),
+        (["--qat", "absent.pt", "--model", "star-128"], 2, "--model has no effect with --qat"),
+        (["--qat", "absent.pt", "--fit", "train"], 2, "--fit has no effect with --qat"),
+    ],
+)
+def test_wrong_arguments(star_edge: Command, arguments: list[str], code: int, message: str) -> None:
+    found, out, err = star_edge("train", *arguments)
+    assert (found, out) == (code, "")
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("absent", "package"), [("modelopt", "nvidia-modelopt"), ("huggingface_hub", "huggingface-hub"), ("requests", "requests")]
+)
+def test_without_modelopt_it_says_how_to_install_it(
+    star_edge: Command, random_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, absent: str, package: str
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] in ("modelopt", absent)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, absent, None)
+    code, out, err = star_edge("train", "--qat", random_checkpoint)
+    assert (code, out) == (4, "")
+    assert f"needs the package '{package}'" in err
+    assert "pip install 'star-edge[qat]'" in err
