@@ -117,6 +117,7 @@ class _Judge:
             clips=len(self.reader),
             float_score=self.score(()),
             int8_score=self.score(self.modules),
+            val_fitted="val" in manifest.source.fitted,
             **self.identity(),
         )
 

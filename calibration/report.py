@@ -199,6 +199,7 @@ class SensitivityReport(msgspec.Struct, frozen=True, kw_only=True):
         weights_sha256, calibration_sha256, clips_sha256: what was measured: a run goes on from a report with the same ones.
         base: float type around the INT8 layers.
         clips: val clips compared.
+        val_fitted: the weights have seen these clips.
         float_score, int8_score: no layer, and every layer, in INT8.
         applied: the decision is in the bundle.
     """
@@ -218,4 +219,5 @@ class SensitivityReport(msgspec.Struct, frozen=True, kw_only=True):
     latency: LayerLatency | None = None
     decision: Decision | None = None
     applied: bool = False
+    val_fitted: bool = False
     schema: str = "star-edge/sensitivity/1"

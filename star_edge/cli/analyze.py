@@ -119,6 +119,10 @@ def summary(report: SensitivityReport, path: Path) -> list[str]:
             f"{name}: same class on {score.agreement:.2%}, lost {score.lost}, gained {score.gained}, SQNR {_decibel(score.sqnr_db)} dB,"
             f" gate on val {gate}"
         )
+    if report.val_fitted:
+        lines.append(
+            "The model was trained on these val clips too: what it has right there says nothing, only INT8 beside fp32 does."
+        )
     lines.append(decision.statement)
     if report.applied:
         lines.append(f"{path}: INT8 model replaced by the chosen one; next: star-edge verify {path} --precision int8")

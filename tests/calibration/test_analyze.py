@@ -33,8 +33,8 @@ def calibrated(make_bundle: Callable[..., Path]) -> Callable[..., Path]:
     """(default precision) -> a calibrated bundle."""
     from calibration.calibrate import calibrate_bundle
 
-    def make(default: str = "fp32") -> Path:
-        path = make_bundle(default=default)
+    def make(default: str = "fp32", **source: Any) -> Path:
+        path = make_bundle(default=default, **source)
         calibrate_bundle(path, samples=12, method="max")
         return path
 
@@ -123,6 +123,20 @@ def test_the_chosen_mix_goes_into_the_bundle(
     logits = engine.run(np.zeros((4, 15, 9), dtype=np.float32), cu_seqlens_of([4]))
     assert np.isfinite(logits).all()
     assert "next: star-edge verify" in out
+
+
+@pytest.mark.parametrize("fitted", [("train",), ("train", "val")])
+def test_it_says_when_the_model_knows_the_val_clips(
+    calibrated: Callable[..., Path],
+    star_edge: Callable[..., tuple[int, str, str]],
+    saving: Callable[..., None],
+    fitted: tuple[str, ...],
+):
+    path = calibrated(fitted=fitted)
+    saving({})
+    code, out, err = star_edge("analyze", *OPTIONS)
+    assert code == 0, err
+    assert report_of(path).val_fitted == ("val" in fitted) == ("The model was trained on these val clips too" in out)
 
 
 def test_an_interrupted_run_goes_on_and_comes_to_the_same(
