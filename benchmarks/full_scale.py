@@ -176,8 +176,9 @@ def _killed_half_way(source: Path, reference: Path, out: Path, arguments: argpar
     with Memory() as memory:
         killed = _convert(source, out, arguments.workers)
         while _lines(journal) < arguments.files // 2 and killed.poll() is None:
-            time.sleep(1)
-        os.killpg(killed.pid, signal.SIGKILL)
+            time.sleep(0.1)
+        if killed.poll() is None:
+            os.killpg(killed.pid, signal.SIGKILL)
         killed.communicate()
         done = max(_lines(journal) - 1, 0)
         again = _convert(source, out, arguments.workers)
@@ -213,7 +214,10 @@ def _timed(process: subprocess.Popen[str]) -> float:
 
 
 def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    try:
+        return path.read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
 
 
 def _bytes_equal(one: Path, two: Path) -> bool:
