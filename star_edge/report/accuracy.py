@@ -170,7 +170,7 @@ def _shares(
         name,
         traces,
         alt,
-        height=110 + _BAR * len(ticks),
+        height=130 + _BAR * len(ticks),
         xaxis={"range": [0, 101], "title": {"text": "named right, %"}},
         yaxis={"tickvals": places, "ticktext": list(ticks), "showgrid": False, "range": [-0.6, len(ticks) - 0.4]},
     )

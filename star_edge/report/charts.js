@@ -19,10 +19,14 @@ const pageData = JSON.parse(document.getElementById("page-data").textContent);
     else draw(element);
   }
 
-  function resize(width) {
-    document.querySelector("main").style.maxWidth = width;
-    for (const element of charts) if (element.drawn && element.offsetParent) Plotly.Plots.resize(element);
+  // plotly's own resize waits, which a printer does not
+  function setWidth(width) {
+    for (const element of charts) {
+      if (!element.drawn || !element.offsetParent) continue;
+      const columns = element.closest(".grid") ? 3 : 1;
+      Plotly.relayout(element, width ? { width: width / columns - 12 * (columns - 1) } : { width: null, autosize: true });
+    }
   }
-  window.addEventListener("beforeprint", () => resize(`${paperWidth}px`));
-  window.addEventListener("afterprint", () => resize(""));
+  window.addEventListener("beforeprint", () => setWidth(paperWidth));
+  window.addEventListener("afterprint", () => setWidth(null));
 })();

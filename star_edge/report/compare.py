@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from runtime.manifest import model_file
 from star_edge.report.accuracy import default_answers, right_by_class
 from star_edge.report.content import ACCENT, COLOURS, Chart, Section, Table, label, make_chart, milliseconds, percent
 from star_edge.report.provenance import provenance_section
@@ -19,18 +18,18 @@ _BAR = 30  # pixels
 
 
 def compare_sentence(sources: Sequence[Sources], verdicts: Sequence[Verdict]) -> str:
-    """Each bundle's default precision beside the first's, in words."""
+    """Each bundle's default precision beside the first's, in words; only what can be compared."""
     names = _names(sources)
     base, said = verdicts[0].default, []
-    for name, verdict in zip(names[1:], verdicts[1:], strict=True):
+    for name, source, verdict in zip(names[1:], sources[1:], verdicts[1:], strict=True):
         row, parts = verdict.default, []
-        if row.top1 is not None and base.top1 is not None:
+        if row.top1 is not None and base.top1 is not None and _same_clips(sources[0], source):
             parts.append(f"{100 * (row.top1 - base.top1):+.1f} percentage points of top-1")
-        if row.median_ms and base.median_ms and verdict.workload == verdicts[0].workload:
+        if row.median_ms and base.median_ms and verdict.workload == verdicts[0].workload and _same_machine(sources[0], source):
             parts.append(f"{base.median_ms / row.median_ms:.2f} times the speed")
         if row.size_mb and base.size_mb:
             parts.append(f"{row.size_mb / base.size_mb:.2f} times the size")
-        said.append(f"{name} ({row.precision}): {', '.join(parts) or 'nothing was measured on both'}.")
+        said.append(f"{name} ({row.precision}): {', '.join(parts)}.")
     return f"Beside {names[0]} ({base.precision}): " + " ".join(said)
 
 
@@ -45,28 +44,46 @@ def _names(sources: Sequence[Sources]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(source.bundle.path) for source in sources]
 
 
+def _same_clips(one: Sources, other: Sources) -> bool:
+    """Whether both were verified on the same clips."""
+    judged = [
+        (s.verify.data_sha256, s.verify.split, s.verify.part, s.verify.samples, s.verify.seed)
+        for s in (one, other)
+        if s.verify
+    ]
+    return len(judged) == 2 and judged[0] == judged[1]
+
+
+def _same_machine(one: Sources, other: Sources) -> bool:
+    """Whether both were measured on the same processor with as many threads, and undisturbed."""
+    measured = [(s.bench.host.cpu, s.bench.threads, s.bench.disturbed) for s in (one, other) if s.bench]
+    return len(measured) == 2 and measured[0] == measured[1] and not measured[0][2]
+
+
 def _figures(sources: Sequence[Sources], verdicts: Sequence[Verdict]) -> Section:
     rows = [["gates", *(verdict.state for verdict in verdicts)]]
     rows.append(["default precision", *(source.bundle.manifest.default_precision for source in sources)])
     defaults = [verdict.default for verdict in verdicts]
-    rows.append(_line("top-1", [row.top1 for row in defaults], percent, _points))
-    rows.append(_line("same answer as PyTorch", [row.agreement for row in defaults], percent, _points))
-    sizes = [
-        source.bundle.manifest.files[model_file(row.precision)].bytes / 1e6
-        for source, row in zip(sources, defaults, strict=True)
-    ]
-    rows.append(_line("model file", sizes, lambda value: f"{value:.2f} MB", _ratio))
+    judged = [_same_clips(sources[0], source) for source in sources]
+    measured = [_same_machine(sources[0], source) for source in sources]
+    always = [True] * len(sources)
+    rows.append(_line("top-1", [row.top1 for row in defaults], percent, _points, judged))
+    rows.append(_line("same answer as PyTorch", [row.agreement for row in defaults], percent, _points, judged))
+    sizes = [row.size_mb for row in defaults]
+    rows.append(_line("model file", sizes, lambda value: f"{value:.2f} MB", _ratio, always))
     works = [{work.name: work.macs for work in source.bench.workloads} if source.bench else {} for source in sources]
-    for name in [name for name in works[0] if any(name in work for work in works[1:])]:
-        rows.append(_line(f"GMAC, {name}", [_giga(work.get(name)) for work in works], lambda value: f"{value:.2f}", _ratio))
+    shared = [name for name in works[0] if any(name in work for work in works[1:])]
+    for name in shared:
+        macs = [work.get(name) for work in works]
+        rows.append(_line(f"GMAC, {name}", macs, lambda value: f"{value / 1e9:.2f}", _ratio, always))
     times = [_medians(source) for source in sources]
-    for name in [name for name in works[0] if any(name in work for work in works[1:])]:
+    for name in shared:
         medians = [time.get((name, row.precision)) for time, row in zip(times, defaults, strict=True)]
-        rows.append(_line(f"median, {name}", medians, milliseconds, _ratio))
+        rows.append(_line(f"median, {name}", medians, milliseconds, _ratio, measured))
     return Section(
         "figures",
         "Side by side",
-        "Each bundle's default precision in ONNX Runtime; beside a figure, how it differs from the first bundle's.",
+        "Each bundle's default precision in ONNX Runtime; in brackets, where they can be compared, the difference from the first.",
         tables=[Table("Figures", ["", *_names(sources)], rows)],
         notes=_cautions(sources),
     )
@@ -81,17 +98,18 @@ def _ratio(value: float, base: float) -> str:
 
 
 def _line(
-    name: str, values: Sequence[float | None], form: Callable[[float], str], differ: Callable[[float, float], str]
+    name: str,
+    values: Sequence[float | None],
+    form: Callable[[float], str],
+    differ: Callable[[float, float], str],
+    comparable: Sequence[bool],
 ) -> list[str]:
+    """A row: each value, and behind all but the first how it differs from the first."""
     base, cells = values[0], []
-    for position, value in enumerate(values):
+    for position, (value, compared) in enumerate(zip(values, comparable, strict=True)):
         text = "-" if value is None else form(value)
-        cells.append(f"{text} ({differ(value, base)})" if position and value is not None and base else text)
+        cells.append(f"{text} ({differ(value, base)})" if position and compared and value is not None and base else text)
     return [name, *cells]
-
-
-def _giga(macs: int | None) -> float | None:
-    return None if macs is None else macs / 1e9
 
 
 def _medians(source: Sources) -> dict[tuple[str, str], float]:
@@ -111,18 +129,13 @@ def _cautions(sources: Sequence[Sources]) -> list[str]:
         for report in ("verify", "bench"):
             if report in source.missing:
                 notes.append(f"{name}: {source.missing[report]}; {source.command(report)}")
-    judged = {
-        (s.verify.data_sha256, s.verify.split, s.verify.part, s.verify.samples, s.verify.seed) for s in sources if s.verify
-    }
-    if len(judged) > 1:
-        notes.append("The accuracies are of different clips: their differences say nothing.")
-    hosts = {(s.bench.host.cpu, s.bench.threads) for s in sources if s.bench}
-    if len(hosts) > 1:
+    first = sources[0]
+    if any(s.verify and first.verify and not _same_clips(first, s) for s in sources[1:]):
+        notes.append("Not all accuracies are of the same clips: such differences would say nothing and are left out.")
+    if any(s.bench and first.bench and not _same_machine(first, s) for s in sources[1:]):
         notes.append(
-            "The latencies are of different machines or numbers of threads: their ratios say nothing about the models."
+            "Not all latencies are of one undisturbed machine: such ratios would say nothing about the models and are left out."
         )
-    if any(s.bench and s.bench.disturbed for s in sources):
-        notes.append("A machine was busy while latencies were measured: read ratios roughly.")
     return notes
 
 

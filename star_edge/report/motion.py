@@ -72,14 +72,13 @@ def upward(skeleton: Skeleton, joints: Sequence[np.ndarray]) -> tuple[int, int]:
     upper, lower = (
         [i for i, name in enumerate(skeleton.joints) if any(part in name for part in parts)] for parts in (_UPPER, _LOWER)
     )
-    if not upper or not lower:
-        return 1, 1
-    axes = (1,) if skeleton.dims == 2 else (1, 2)
     rows = np.concatenate(joints)
     tracked = (rows[..., : skeleton.dims] != 0).any(-1)
-    heights = [np.median(rows[:, upper][tracked[:, upper]], axis=0) - np.median(rows[:, lower][tracked[:, lower]], axis=0)]
-    axis = max(axes, key=lambda candidate: abs(float(heights[0][candidate])))
-    return axis, 1 if heights[0][axis] >= 0 else -1
+    if not tracked[:, upper].any() or not tracked[:, lower].any():
+        return 1, 1
+    above = np.median(rows[:, upper][tracked[:, upper]], axis=0) - np.median(rows[:, lower][tracked[:, lower]], axis=0)
+    axis = 1 if skeleton.dims == 2 or abs(above[1]) >= abs(above[2]) else 2
+    return axis, 1 if above[axis] >= 0 else -1
 
 
 def turned(joints: np.ndarray, up: tuple[int, int], dims: int) -> np.ndarray:

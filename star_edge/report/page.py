@@ -17,7 +17,7 @@ from star_edge.engines import open_engine
 from star_edge.report.accuracy import accuracy_sections
 from star_edge.report.clips import choose, open_pool
 from star_edge.report.compare import compare_section, compare_sentence
-from star_edge.report.content import Section
+from star_edge.report.content import Section, milliseconds, number, percent
 from star_edge.report.motion import make_motions
 from star_edge.report.provenance import provenance_section
 from star_edge.report.quantisation import quantisation_sections
@@ -137,6 +137,7 @@ def _render(
     environment = Environment(
         loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters |= {"percent": percent, "milliseconds": milliseconds, "number": number, "zip": zip}
     charts = {chart.name: chart.figure for section in sections for chart in (*section.charts, *section.more)}
     return environment.get_template("page.html").render(
         version=__version__,

@@ -26,7 +26,7 @@ from star_edge.report.sources import Sources
 from star_edge.verification.layers import LayersReport
 
 _SHOWN_RANGES = 12  # the rest is on demand
-_BAR = 20  # pixels
+_BAR = 17  # pixels
 
 
 def quantisation_sections(sources: Sources) -> list[Section]:

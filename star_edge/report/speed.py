@@ -23,6 +23,7 @@ from star_edge.report.content import (
 from star_edge.report.sources import Sources
 
 _BAR = 30  # pixels
+_WIDE = 20  # times the fastest engine
 
 
 def speed_sections(sources: Sources) -> list[Section]:
@@ -74,7 +75,7 @@ def _notes(bench: BenchReport) -> list[str]:
 def _boxes(bench: BenchReport, workload: WorkloadEntry) -> Chart:
     rows = [row for row in bench.results if row.workload == workload.name and row.median_ms is not None][::-1]
     limit = next((entry for entry in bench.limit if entry.workload == workload.name), None)
-    shapes, annotations = _floor(limit.floor_ms) if limit else ([], [])
+    boxes = [_box(row, place) for place, row in enumerate(rows)]
     fastest = min(rows, key=lambda row: row.median_ms or 0, default=None)
     alt = f"Latency on {workload.name}. " + "; ".join(
         f"{engine_name(row)} {milliseconds(row.median_ms)}" for row in rows[::-1]
@@ -82,18 +83,23 @@ def _boxes(bench: BenchReport, workload: WorkloadEntry) -> Chart:
     title = f"{workload.name}: {workload.clips} clip{'s' if workload.clips > 1 else ''}, {workload.frames} rows"
     return make_chart(
         f"latency-{workload.name}",
-        [_box(row, place) for place, row in enumerate(rows)],
+        [*boxes, _floor(limit.floor_ms, len(rows))] if limit else boxes,
         alt,
         title=title + (f"; fastest {engine_name(fastest)}, {milliseconds(fastest.median_ms)}" if fastest else ""),
         height=80 + _BAR * len(rows),
         showlegend=False,
-        shapes=shapes,
-        annotations=annotations,
         margin={"l": 8, "r": 12, "t": 22, "b": 40},
-        xaxis={"rangemode": "tozero", "title": {"text": "milliseconds a call"}},
+        xaxis=_time_axis([row.median_ms for row in rows if row.median_ms]),
         yaxis={"tickvals": list(range(len(rows))), "ticktext": [label(engine_name(row)) for row in rows], "showgrid": False,
                "range": [-0.6, len(rows) - 0.4]},
     )  # fmt: skip
+
+
+def _time_axis(medians: Sequence[float]) -> dict[str, Any]:
+    """Linear from zero; logarithmic where the fast engines would vanish beside the slow ones."""
+    if medians and max(medians) > _WIDE * min(medians):
+        return {"type": "log", "dtick": 1, "title": {"text": "milliseconds a call, logarithmic"}}
+    return {"rangemode": "tozero", "title": {"text": "milliseconds a call"}}
 
 
 def _box(row: BenchResult, place: int) -> dict[str, Any]:
@@ -121,12 +127,20 @@ def _box(row: BenchResult, place: int) -> dict[str, Any]:
     }
 
 
-def _floor(floor_ms: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    line = {"type": "line", "xref": "x", "yref": "paper", "x0": floor_ms, "x1": floor_ms, "y0": 0, "y1": 1,
-            "line": {"color": MUTED, "width": 1.2, "dash": "dash"}}  # fmt: skip
-    text = {"x": floor_ms, "xref": "x", "y": 1, "yref": "paper", "text": f"limit {milliseconds(floor_ms)}", "showarrow": False,
-            "xanchor": "left", "yanchor": "bottom", "font": {"color": MUTED, "size": 11}}  # fmt: skip
-    return [line], [text]
+def _floor(floor_ms: float, rows: int) -> dict[str, Any]:
+    """The limit as a line over all rows."""
+    return {
+        "type": "scatter",
+        "mode": "lines+text",
+        "x": [floor_ms, floor_ms],
+        "y": [-0.6, rows - 0.4],
+        "text": ["", f"limit {milliseconds(floor_ms)}"],
+        "textposition": "top right",
+        "textfont": {"color": MUTED, "size": 11},
+        "line": {"color": MUTED, "width": 1.2, "dash": "dash"},
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+    }
 
 
 def _table(bench: BenchReport) -> Table:

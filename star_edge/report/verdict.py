@@ -62,13 +62,19 @@ def _sentence(sources: Sources, default: Row, workload: str) -> str:
         )
     if bench and default.median_ms is not None:
         clip = "One clip of 300 frames" if workload == "1x300" else f"One call on {workload}"
-        faster = default.times_faster or 0
-        beside = f"{faster:.1f} times faster than PyTorch" if faster >= 1 else f"{1 / faster:.1f} times slower than PyTorch"
-        parts.append(
-            f"{clip} takes {milliseconds(default.median_ms)} on {bench.threads} threads of {bench.host.cpu}, {beside}."
-        )
+        threads = f"{bench.threads} thread{'s' if bench.threads > 1 else ''}"
+        took = f"{clip} takes {milliseconds(default.median_ms)} on {threads} of {bench.host.cpu}"
+        parts.append(f"{took}{'' if bench.disturbed else _beside_torch(default.times_faster)}.")
     parts.append(f"The model file is {default.size_mb:.1f} MB.")
     return " ".join(parts)
+
+
+def _beside_torch(times_faster: float | None) -> str:
+    if not times_faster:
+        return ""
+    if times_faster >= 1:
+        return f", {times_faster:.1f} times faster than PyTorch"
+    return f", {1 / times_faster:.1f} times slower than PyTorch"
 
 
 def _missed(row: VerifyResult) -> str:
@@ -86,7 +92,7 @@ def _warnings(sources: Sources) -> tuple[str, ...]:
     if sources.verify and sources.verify.samples < sources.verify.available:
         warnings.append(f"Only {sources.verify.samples} of {sources.verify.available} clips were compared.")
     if sources.bench and sources.bench.disturbed:
-        warnings.append("The machine was busy while latencies were measured: read them roughly.")
+        warnings.append("The machine was busy while latencies were measured: read them roughly, and quote no ratio of them.")
     if sources.bench and sources.bench.wrong:
         warnings.append(f"{len(sources.bench.wrong)} measured rows gave wrong answers and have no speed.")
     return tuple(warnings)

@@ -20,7 +20,11 @@ from calibration.report import (
 )
 from runtime.bundle import Bundle, BundleWriter, write_report
 from runtime.calibration_table import CalibrationTable
+from runtime.clip import Clip
+from runtime.readers.ntu import Recording
 from star_edge.bench.report import BenchReport, BenchResult, Host, Latency, Limit, WorkloadEntry
+from star_edge.data.splits import TEST, Split
+from star_edge.data.writer import DatasetWriter, SetInfo
 from star_edge.verification.layers import LayerDifference, LayersReport
 from star_edge.verification.report import Answers, PredictionsReport, VerifyReport, VerifyResult
 
@@ -207,10 +211,19 @@ def layers_of(bundle: Bundle) -> LayersReport:
                         first_bad=None, case="case.npz")  # fmt: skip
 
 
+def clip_of(index: int, rows: int, persons: int) -> Clip:
+    """A clip of noise for ``nite15``; the second of two persons has the later half of the rows."""
+    values = np.random.default_rng(index).normal(size=(rows, 15, 3)).astype(np.float32)
+    first = rows // persons
+    return Clip(values, (first, rows - first) if persons == 2 else (rows,), f"clip {index}")
+
+
 @pytest.fixture
 def by_hand() -> SimpleNamespace:
     """The functions above, for tests that change a bundle or a report."""
-    return SimpleNamespace(write=write, add_int8=add_int8, verify=verify_of, predictions=predictions_of, bench=bench_of)
+    return SimpleNamespace(
+        write=write, add_int8=add_int8, verify=verify_of, predictions=predictions_of, bench=bench_of, clip=clip_of
+    )
 
 
 @pytest.fixture
@@ -227,3 +240,22 @@ def reported(tiny_bundle: Path) -> Path:
     ):
         write(bundle, name, make(bundle))
     return tiny_bundle
+
+
+@pytest.fixture
+def recorded(reported, by_hand, tmp_path) -> Path:
+    """A dataset with the clips that ``reported`` was verified on."""
+    bundle = Bundle.open(reported)
+    predictions = by_hand.predictions(bundle)
+    manifest = bundle.manifest
+    info = SetInfo("hand", "made by a test", "ask the owner", manifest.skeleton, manifest.class_names, 15.0)
+    with DatasetWriter(tmp_path / "data", manifest.skeleton.num_joints, "by hand") as writer:
+        assert not list(writer.replay([]))
+        for i, (label, rows, persons) in enumerate(
+            zip(predictions.labels, predictions.rows, predictions.persons, strict=True)
+        ):
+            recording = Recording(by_hand.clip(i, rows, persons), rows // persons, persons)
+            writer.keep(recording, f"clip {i}", label, 1, (0, 0), stored=False)
+        everything = Split(np.full(len(predictions.labels), TEST, dtype=np.int8), "by hand")
+        writer.commit(info, {"own": everything}, "own", [], 0, 0)
+    return tmp_path / "data"

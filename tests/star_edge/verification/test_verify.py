@@ -16,6 +16,7 @@ from runtime.engine import EngineReport
 from runtime.engines.onnxruntime import open_engine
 from runtime.errors import InputError, MismatchError
 from runtime.manifest import Source
+from runtime.readers.ntu import Recording
 from star_edge.cli import main
 from star_edge.data.splits import TEST, TRAIN, Split
 from star_edge.data.writer import DatasetWriter, SetInfo
@@ -68,7 +69,8 @@ def write_dataset(path: Path, bundle: Bundle, **changes: object) -> Path:
     engine = open_engine(bundle, precision="fp32", threads=1)
     from runtime.features import compute_features
 
-    with DatasetWriter(path, info.skeleton.num_joints) as writer:
+    with DatasetWriter(path, info.skeleton.num_joints, "by hand") as writer:
+        assert not list(writer.replay([]))
         for i in range(CLIPS + 1):
             rows = 300 if i == 7 else 1 + i % 40
             joints = rng.normal(size=(rows, info.skeleton.num_joints, 3)).astype(np.float32)
@@ -77,7 +79,8 @@ def write_dataset(path: Path, bundle: Bundle, **changes: object) -> Path:
                 features = compute_features(joints, np.array([[rows]]), manifest.skeleton, manifest.features)
                 label = int(engine.run(features, np.array([0, rows], dtype=np.int32)).argmax())
             label = (label + (i < 20)) % len(info.class_names)
-            writer.append(Clip(joints, (rows,), f"clip {i}"), f"clip {i}", label, 1)
+            recording = Recording(Clip(joints, (rows,), f"clip {i}"), rows, 1)
+            writer.keep(recording, f"clip {i}", label, 1, (0, 0), stored=False)
         assignment = np.array([TEST] * CLIPS + [TRAIN], dtype=np.int8)
         writer.commit(info, {"own": Split(assignment, "by hand"), "other": Split(assignment, "by hand")}, "own", [], 0, 0)
     return path

@@ -1,0 +1,85 @@
+"""``star-edge report`` through the real entry point."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("plotly", reason="plotly is not installed: pip install 'star-edge[report]'")
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+
+
+def star_edge(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "star_edge", "report", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, check=False, timeout=120)
+
+
+def test_the_only_bundle_here_gets_its_page(tiny_bundle: Path) -> None:
+    made = star_edge(cwd=tiny_bundle.parent)
+    assert made.returncode == 0, made.stderr
+    last = made.stdout.splitlines()[-1]
+    assert last.startswith("tiny.star/reports/report.html: ")
+    assert last.endswith(" MB, not judged; next: star-edge verify tiny.star")
+    assert "bench: not measured yet; star-edge bench tiny.star" in made.stdout
+    page = (tiny_bundle / "reports" / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert len(page) > 1e6  # plotly.js is in it
+
+
+def test_one_document_with_json(tiny_bundle: Path) -> None:
+    made = star_edge("--json", "--clips", 1, "--out", "page.html", cwd=tiny_bundle.parent)
+    assert made.returncode == 0, made.stderr
+    document = json.loads(made.stdout)
+    assert (document["schema"], document["made"], document["verdicts"]) == ("star-edge/report/1", "page.html", ["not judged"])
+    assert document["bytes"] == (tiny_bundle.parent / "page.html").stat().st_size
+    assert [entry["report"] for entry in document["missing"]][:3] == ["verify", "predictions", "bench"]
+    assert document["clips"] == ["one row"]
+
+
+def test_a_packed_bundle_needs_a_place_for_its_page(tiny_bundle: Path) -> None:
+    from runtime.bundle import Bundle
+    from runtime.pack import write_pack
+
+    write_pack(Bundle.open(tiny_bundle), tiny_bundle.parent / "packed.star.zip")
+    refused = star_edge("packed.star.zip", cwd=tiny_bundle.parent)
+    assert refused.returncode == 2
+    assert "--out" in refused.stderr or "star-edge pack --unpack" in refused.stderr
+    assert star_edge("packed.star.zip", "--out", "page.html", "--json", cwd=tiny_bundle.parent).returncode == 0
+
+
+def test_several_bundles_are_compared(tiny_bundle: Path) -> None:
+    made = star_edge("tiny.star", "tiny.star", cwd=tiny_bundle.parent)
+    assert made.returncode == 0, made.stderr
+    assert "tiny.star beside tiny.star" in (tiny_bundle.parent / "report.html").read_text(encoding="utf-8")
+    assert star_edge("tiny.star", "nowhere.star", cwd=tiny_bundle.parent).returncode == 2
+
+
+def test_a_missing_package_is_explained(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "block").mkdir()
+    (tmp_path / "block" / "sitecustomize.py").write_text(
+        "from importlib.machinery import PathFinder\n"
+        "found = PathFinder.find_spec\n"
+        "def find_spec(name, path=None, target=None):\n"
+        "    return None if name == 'plotly' else found(name, path, target)\n"
+        "PathFinder.find_spec = find_spec\n"
+    )
+    command = [sys.executable, "-m", "star_edge", "report", "tiny.star"]
+    path = os.pathsep.join([str(tmp_path / "block"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    refused = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=tiny_bundle.parent,
+        env=ENVIRONMENT | {"PYTHONPATH": path},
+        check=False,
+        timeout=120,
+    )
+    assert refused.returncode == 4, refused.stderr
+    assert "pip install 'star-edge[report,onnx]'" in refused.stderr
+    assert not (tiny_bundle / "reports" / "report.html").exists()
