@@ -8,7 +8,8 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _CHUNK = 1 << 20
@@ -30,9 +31,11 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a full disk does not say which file; the temporary's name says nothing to users
         raise
     _flush_folder(path.parent)
 
@@ -54,10 +57,23 @@ def write_folder_atomic(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
             target.parent.mkdir(exist_ok=True)
             write_atomic(target, data)
         temporary.rename(path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
     _flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder in the system's place for temporary files, removed at the end; an OSError that names no file names it."""
+    with tempfile.TemporaryDirectory(prefix="star-edge-") as folder:
+        try:
+            yield Path(folder)
+        except OSError as error:
+            error.filename = error.filename or folder
+            raise
 
 
 def abandoned_target(name: str) -> str | None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +12,7 @@ from runtime.archive import CLIPS
 from runtime.bundle import Bundle
 from runtime.clip import Clip
 from runtime.errors import InputError
+from runtime.files import scratch_folder
 from runtime.readers.npz import load_npz
 
 
@@ -53,8 +52,8 @@ def read_packed_clips(bundle: Bundle) -> PackedClips:
     data, where = bundle.sidecar(CLIPS), bundle.path / CLIPS
     if data is None:
         raise InputError("the bundle has no clips", where=bundle.path, expected=CLIPS, hint="star-edge pack --clips DATASET")
-    with tempfile.TemporaryDirectory(prefix="star-edge-") as folder:  # the reader of .npz files takes a path
-        path = Path(folder) / CLIPS
+    with scratch_folder() as folder:  # the reader of .npz files takes a path
+        path = folder / CLIPS
         path.write_bytes(data)
         try:
             held = load_npz(path)

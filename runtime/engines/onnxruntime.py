@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from runtime.bundle import Bundle
 from runtime.engine import EngineReport, Mode
 from runtime.errors import InputError, MismatchError, MissingDependencyError
+from runtime.files import scratch_folder
 from runtime.manifest import model_file
 from runtime.packing import check_packed, cu_seqlens_of, unpack
 
@@ -171,12 +171,12 @@ class OnnxRuntimeEngine:
         manifest = self._bundle.manifest
         options = self._options()
         features = np.zeros((1, manifest.skeleton.num_joints, manifest.features.channels), dtype=np.float32)
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "profile")
+            options.profile_file_prefix = str(folder / "profile")
             session = self._open_session(options)
             session.run(["logits"], {"features": features, "cu_seqlens": np.array([0, 1], dtype=np.int32)})
-            profile = json.loads(Path(session.end_profiling()).read_bytes())
+            profile = _read_profile(Path(session.end_profiling()))
         return list(_computing_nodes(profile))
 
     def _modules(self) -> dict[str, str]:
@@ -195,6 +195,20 @@ class OnnxRuntimeEngine:
         if any(node.operator == op for node in self._executed):
             return "kernel"
         return f"function body, {_precision([node for node in self._executed if node.name.startswith(f'{_INLINED}{op}_')])}"
+
+
+def _read_profile(path: Path) -> Any:
+    """ONNX Runtime's profile. Where the disk is full it writes a part, and says nothing: then MismatchError."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        raise MismatchError(
+            "ONNX Runtime could not write its profile",
+            where=path,
+            found=f"{path.stat().st_size} bytes, which are not whole",
+            expected="room for temporary files",
+            hint=f"make room in {path.parent.parent}, or set TMPDIR to a folder that has some",
+        ) from None
 
 
 class _Node(NamedTuple):

@@ -97,5 +97,6 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # full disk, missing permission: a fact about the machine, not a bug
-        click.echo(f"star-edge: {error.strerror or error}\n  where:    {error.filename or 'unknown file'}", err=True)
+        where = error.filename or "standard output, or a file that the system does not name"
+        click.echo(f"star-edge: {error.strerror or error}\n  where:    {where}", err=True)
         sys.exit(4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from runtime.clip import Clip
 from runtime.errors import InputError
+from runtime.files import scratch_folder
 from runtime.readers.ntu import Recording
 from runtime.skeleton import Skeleton
 from star_edge.data.dataset import SCHEMA, Dataset, DatasetMeta, Skipped, is_dataset
@@ -191,8 +191,8 @@ def open_dataset(path: str | Path, *, skeleton: str | None = None, track: Track 
     path = Path(path)
     if is_dataset(path):
         return Dataset.open(path)
-    with tempfile.TemporaryDirectory(prefix="star-edge-") as folder:
-        converted = Path(folder) / "dataset"
+    with scratch_folder() as folder:
+        converted = folder / "dataset"
         convert(path, converted, skeleton=skeleton, track=track)
         return Dataset.open(converted, temporary=True)  # its memory map keeps the deleted file readable
 

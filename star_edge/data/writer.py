@@ -64,13 +64,12 @@ class DatasetWriter:
     def __enter__(self) -> DatasetWriter:
         self._partial.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self._partial, self.out)
-        self._journal = Journal(self._partial / "journal.jsonl")
-        if not self._journal.belongs_to(self._plan):
-            shutil.rmtree(self._folder, ignore_errors=True)
-            (self._folder / "splits").mkdir(parents=True)
-            (self._folder / "xyz.npy").write_bytes(bytes(_HEADER_BYTES))
-            self._journal.start(self._plan)
-        self._xyz: BinaryIO = (self._folder / "xyz.npy").open("r+b")
+        try:
+            self._begin()
+        except BaseException as error:
+            os.close(self._lock)
+            self._name_place(error)
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -79,8 +78,24 @@ class DatasetWriter:
         if kind is None or issubclass(kind, InputError):
             shutil.rmtree(self._partial, ignore_errors=True)
         else:
+            self._name_place(error)
             log.warning("what is done is kept in %s: the same command goes on from there", self._partial)
         os.close(self._lock)
+
+    def _begin(self) -> None:
+        """Open the files to go on with, cleared of what belongs to another plan."""
+        self._journal = Journal(self._partial / "journal.jsonl")
+        if not self._journal.belongs_to(self._plan):
+            shutil.rmtree(self._folder, ignore_errors=True)
+            (self._folder / "splits").mkdir(parents=True)
+            (self._folder / "xyz.npy").write_bytes(bytes(_HEADER_BYTES))
+            self._journal.start(self._plan)
+        self._xyz: BinaryIO = (self._folder / "xyz.npy").open("r+b")
+
+    def _name_place(self, error: BaseException | None) -> None:
+        """Say where it was written: a full disk does not say which file."""
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(self._partial)
 
     def __len__(self) -> int:
         return len(self._lengths)

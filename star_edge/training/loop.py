@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,10 +23,8 @@ from star_edge.models.star import Star
 from star_edge.training.batches import AugmentedBatches
 from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, load_torch, save_checkpoint, save_torch
 from star_edge.training.evaluate import model_logits, top_k_accuracy
+from star_edge.training.event_log import append_scalars, new_event_file
 from star_edge.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 STATE_SCHEMA = "star-edge/training-state/1"
 
@@ -138,15 +135,14 @@ class Trainer:
     def run(self, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> Path:
         """Train the remaining epochs and return the path of the checkpoint."""
         self.out.mkdir(parents=True, exist_ok=True)
-        with _tensorboard(self.out) as log:
-            while self.epoch < self.recipe.epochs:
-                loss, accuracy = self._fit_epoch()
-                self._check_learning(loss)
-                epoch = self._finish_epoch(loss, accuracy)
-                for name, value in (("loss", loss), ("accuracy/fit", accuracy), ("accuracy/validation", epoch.validation)):
-                    if value is not None:
-                        log.add_scalar(name, value, self.epoch)
-                on_epoch(epoch)
+        log = new_event_file(self.out)
+        while self.epoch < self.recipe.epochs:
+            loss, accuracy = self._fit_epoch()
+            self._check_learning(loss)
+            epoch = self._finish_epoch(loss, accuracy)
+            validation = {} if epoch.validation is None else {"accuracy/validation": epoch.validation}
+            append_scalars(log, self.epoch, {"loss": loss, "accuracy/fit": accuracy, **validation})
+            on_epoch(epoch)
         return self.out / "ckpt.pt"
 
     def resume(self) -> None:
@@ -318,14 +314,3 @@ def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
-@contextlib.contextmanager
-def _tensorboard(folder: Path) -> Iterator[SummaryWriter]:
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(folder))
-    try:
-        yield writer
-    finally:
-        writer.close()
