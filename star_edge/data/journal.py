@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from runtime.readers.decoding import JSON_ERRORS
 from star_edge.data.sources.base import Problem
 
 Stamp = tuple[int, int]
@@ -60,9 +61,12 @@ class Journal:
         self._file.readline()
         for line in self._file:
             try:
-                yield msgspec.json.decode(line, type=Step)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+                step = msgspec.json.decode(line, type=Step)
+            except JSON_ERRORS:
                 return
+            if not line.endswith(b"\n"):
+                return
+            yield step
 
     def cut(self, steps: int) -> None:
         """Forget all but the first ``steps``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import logging
@@ -73,8 +74,9 @@ class DatasetWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._xyz.close()
-        self._journal.close()
+        with contextlib.suppress(OSError):  # what a full disk refused is refused again; the error is on its way
+            self._xyz.close()
+            self._journal.close()
         if kind is None or issubclass(kind, InputError):
             shutil.rmtree(self._partial, ignore_errors=True)
         else:

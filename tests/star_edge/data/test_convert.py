@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -175,6 +176,25 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path, mixed: Path, reads: l
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mixed", "out", "reference"]
 
 
+def test_a_conversion_goes_on_when_the_disk_has_room_again(
+    tmp_path: Path, recordings: Path, reads: list[str], whole: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            convert(recordings, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value.filename).endswith(".out.partial")
+    assert "the same command goes on from there" in caplog.text
+    read = len(reads)
+    assert 5 < read < 30
+    meta = convert(recordings, tmp_path / "out")
+    assert len(reads) == 31  # the one that did not fit was read twice
+    assert meta.sha256 == Dataset.open(tmp_path / "out").sha256() == whole
+
+
 def test_an_interruption_leaves_the_old_dataset(tmp_path: Path, recordings: Path) -> None:
     out = tmp_path / "out"
     convert(recordings, out)
@@ -199,6 +219,14 @@ def test_whatever_a_kill_left_on_the_disk(file: str, share: float, damage: str, 
         left.write_bytes(data[:at] + (b"" if damage == "cut" else b"\x00\xff" + data[at + 2 :]))
         convert(recordings, out)
         assert Dataset.open(out).sha256() == whole
+
+
+def test_a_line_that_lacks_only_its_end_is_written_again(tmp_path: Path, recordings: Path, whole: str) -> None:
+    out = tmp_path / "out"
+    journal = interrupt(recordings, out, 12) / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-1])
+    interrupt(recordings, out, 20)
+    assert convert(recordings, out).sha256 == Dataset.open(out).sha256() == whole
 
 
 def test_a_file_changed_meanwhile_is_read_again(tmp_path: Path, mixed: Path, reads: list[str]) -> None:
