@@ -90,7 +90,7 @@ EXTRAS = {
 _HELD = {"export": ("onnx",), "calibrate": ("export", "onnx"), "qat": ("calibrate", "export", "onnx")}  # extras in an extra
 _PYG_ENGINE = Option(_PYG, "pyg", "the paper's own kernels beside the others")
 VERBS = {
-    "demo": Needs(("tensorboard", *_CALIBRATE), "train,calibrate", (_PYG_ENGINE,)),
+    "demo": Needs(("tensorboard", *_CALIBRATE, *_REPORT), "train,calibrate,report", (_PYG_ENGINE,)),
     "data": Needs(),
     "train": Needs(("torch", "tensorboard"), "train", (Option(_QAT, "qat", "--qat"),)),
     "evaluate": Needs(("torch",), "train"),

@@ -74,12 +74,13 @@ def loaded_by(code: str) -> set[str]:
     [
         "import star_edge; dir(star_edge)",
         "import star_edge; star_edge.load, star_edge.Recognizer, star_edge.Clip, star_edge.Prediction",
+        "import star_edge.report",
         "import runtime.recognizer, runtime.streaming, runtime.bundle, runtime.engines.onnxruntime",
         "from star_edge.cli import VERBS, cli; import importlib\n"
         "for verb in VERBS:\n"
         "    if importlib.util.find_spec(f'star_edge.cli.{verb}'): importlib.import_module(f'star_edge.cli.{verb}')",
     ],
-    ids=["star_edge", "its names", "runtime", "every verb"],
+    ids=["star_edge", "its names", "report", "runtime", "every verb"],
 )
 def test_importing_loads_nothing_heavy(code: str) -> None:
     assert not loaded_by(code) & HEAVY

@@ -13,36 +13,15 @@ import msgspec
 from runtime.errors import GateError, InputError
 from runtime.files import write_atomic
 from star_edge.cli.common import Output, common_options
+from star_edge.report.summary import SHOWN, Row, summary_rows
 
 if TYPE_CHECKING:
-    from runtime.bundle import Bundle
-    from star_edge.bench.report import BenchReport
     from star_edge.data import Dataset
-    from star_edge.verification.report import VerifyReport
 
 _MARK = ".star-edge-demo"  # a folder with this file may be replaced
 _CLIPS = 400
 _TRAINING_ROWS = 160_000  # about two minutes on two cores
 _WORKLOADS = ("1x32", "1x300")
-_SHOWN = "1x300"
-
-
-class DemoRow(msgspec.Struct, frozen=True):
-    """One engine and precision of the closing table; None where it was not measured.
-
-    Attributes:
-        size_mb: the model file, without the graph-independent rest of the bundle.
-        median_ms: one clip of 300 rows; times_faster: than eager PyTorch on the same clip.
-    """
-
-    engine: str
-    precision: str
-    size_mb: float | None
-    top1: float | None
-    agreement: float | None
-    median_ms: float | None
-    times_faster: float | None
-    passed: bool | None
 
 
 class DemoReport(msgspec.Struct, frozen=True):
@@ -51,7 +30,7 @@ class DemoReport(msgspec.Struct, frozen=True):
     bundle: str
     data: str
     seconds: float
-    rows: tuple[DemoRow, ...]
+    rows: tuple[Row, ...]
     passed: bool
     schema: str = "star-edge/demo/1"
 
@@ -68,7 +47,7 @@ class DemoReport(msgspec.Struct, frozen=True):
 @click.option("--samples", type=click.IntRange(min=1), default=512, show_default=True, help="Clips to calibrate on.")
 @common_options
 def command(data: Path | None, out: Path, clips: int, epochs: int | None, samples: int, output: Output) -> None:
-    """Data, train, export, calibrate, verify, bench, and run on one clip: five minutes on two cores."""
+    """Data, train, export, calibrate, verify, bench, run on one clip, and a page of it all: five minutes on two cores."""
     started = time.monotonic()
     _prepare(out)
     steps = _Steps(output)
@@ -83,6 +62,7 @@ def command(data: Path | None, out: Path, clips: int, epochs: int | None, sample
     # eager PyTorch is always measured; torch.compile and the paper's kernels are left to `star-edge bench`
     steps.run("bench", bundle, "--workload", ",".join(_WORKLOADS), "--engine", "onnxruntime", gate=True)
     steps.run("run", bundle, _one_clip(dataset, data, out))
+    steps.run("report", bundle)
     _finish(bundle, dataset.meta.name, time.monotonic() - started, steps.failed, output)
 
 
@@ -172,7 +152,7 @@ def _finish(bundle: Path, data: str, seconds: float, failed: list[str], output: 
     opened = Bundle.open(bundle)
     verify = msgspec.json.decode((bundle / "reports" / "verify.json").read_bytes(), type=VerifyReport)
     bench = msgspec.json.decode((bundle / "reports" / "bench.json").read_bytes(), type=BenchReport)
-    rows = _rows(opened, verify, bench)
+    rows = summary_rows(opened, verify, bench, SHOWN)
     passed = not failed
     output.document(DemoReport(str(bundle), data, round(seconds, 1), rows, passed))
     table = Table(title=f"{data}: {verify.samples} {verify.part} clips; median ms for one clip of 300 rows", title_justify="left",
@@ -191,45 +171,15 @@ def _finish(bundle: Path, data: str, seconds: float, failed: list[str], output: 
             "-" if row.passed is None else "passed" if row.passed else "failed",
         )
     output.console.print(table)
-    for statement in (latency.statement for latency in bench.latency if latency.workload == _SHOWN):
+    for statement in (latency.statement for latency in bench.latency if latency.workload == SHOWN):
         output.console.print(statement)
+    output.console.print(f"all of it on one page: {bundle / 'reports' / 'report.html'}")
     output.console.print(
         f"{bundle}  {sum(entry.bytes for entry in opened.manifest.files.values()) / 1e6:.1f} MB, made in {seconds:.0f} s, "
         f"{'all gates passed' if passed else 'GATES MISSED'}; next: star-edge run {bundle} CLIP"
     )
     if failed:
         raise GateError("the demo's gates were missed", found="; ".join(failed), hint=f"star-edge verify {bundle}")
-
-
-def _rows(bundle: Bundle, verify: VerifyReport, bench: BenchReport) -> tuple[DemoRow, ...]:
-    """PyTorch first, then every row of the verification with the latency of the same engine and precision."""
-    from runtime.manifest import WEIGHTS, model_file
-
-    timed = {(result.engine, result.precision, result.mode): result for result in bench.results if result.workload == _SHOWN}
-    sizes = bundle.manifest.files
-    eager = timed.get(("torch", "fp32", "per-clip"))
-    reference = verify.results[0].reference_top1
-    rows = [
-        DemoRow("torch", "fp32", sizes[WEIGHTS].bytes / 1e6, reference, 1.0, eager.median_ms if eager else None, 1.0, None)
-    ]
-    for result in verify.results:
-        scores = (result.top1, result.agreement)
-        if result.engine == "torch":  # rounds every tensor to the precision: an accuracy, not an engine to time
-            rows.append(DemoRow("torch rounded to", result.precision, None, *scores, None, None, result.passed))
-            continue
-        speed = timed.get((result.engine, result.precision, "per-clip"))
-        rows.append(
-            DemoRow(
-                result.engine,
-                result.precision,
-                sizes[model_file(result.precision)].bytes / 1e6,
-                *scores,
-                speed.median_ms if speed else None,
-                speed.faster_than_torch if speed else None,
-                result.passed,
-            )
-        )
-    return tuple(rows)
 
 
 def _text(value: float | None, form: str) -> str:

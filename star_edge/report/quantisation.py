@@ -23,7 +23,7 @@ from star_edge.report.content import (
     percent,
 )
 from star_edge.report.sources import Sources
-from star_edge.verification.layers import LayersReport
+from star_edge.verification.report import LayersReport
 
 _SHOWN_RANGES = 12  # the rest is on demand
 _BAR = 17  # pixels

@@ -12,8 +12,7 @@ from runtime.bundle import Bundle, Report
 from runtime.errors import InputError, MismatchError
 from runtime.manifest import check_schema
 from star_edge.bench.report import BenchReport
-from star_edge.verification.layers import LayersReport
-from star_edge.verification.report import PredictionsReport, VerifyReport
+from star_edge.verification.report import LayersReport, PredictionsReport, VerifyReport
 
 Document = TypeVar("Document", VerifyReport, PredictionsReport, BenchReport, SensitivityReport, RangesReport, LayersReport)
 

@@ -1,4 +1,4 @@
-"""``reports/verify.json``."""
+"""The reports of a verification: ``verify.json``, ``predictions.json`` and ``layers.json``."""
 
 from __future__ import annotations
 
@@ -145,3 +145,49 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     results: tuple[VerifyResult, ...]
     passed: bool
     schema: str = "star-edge/verify/1"
+
+
+class LayerDifference(msgspec.Struct, frozen=True, kw_only=True):
+    """One module's output beside the reference's.
+
+    Attributes:
+        max_abs_err: largest difference; relative_err: the same relative to the reference's largest magnitude.
+        cosine: of the angle between both as vectors; None where one is zero.
+        sqnr_db: signal to noise, decibel; None without noise.
+        bad: its noise, in root mean square, is above the precision's tolerance of the reference, or it is not finite (then the
+            figures are None). One value far off, as rounding makes it, is none: see ``relative_err``.
+    """
+
+    module: str
+    shape: tuple[int, ...]
+    max_abs_err: float | None
+    relative_err: float | None
+    cosine: float | None
+    sqnr_db: float | None
+    bad: bool
+
+
+class LayersReport(msgspec.Struct, frozen=True, kw_only=True):
+    """``reports/layers.json``; ``star-edge verify --layers --json`` prints it.
+
+    Attributes:
+        reference, contender: engine and precision of the two sides.
+        clip: name of the clip; rows: its length.
+        tolerance: most noise of a module that is not bad, as a share of the reference.
+        layers: in the order they are computed; with ``bisected`` only those that were looked at.
+        first_bad: the first bad module; None: none is.
+        case: the file that ``--case`` reads to compare the same again.
+    """
+
+    bundle: str
+    bundle_id: str
+    reference: str
+    contender: str
+    clip: str
+    rows: int
+    tolerance: float
+    bisected: bool
+    layers: tuple[LayerDifference, ...]
+    first_bad: str | None
+    case: str
+    schema: str = "star-edge/layers/1"

@@ -15,9 +15,11 @@ pytest.importorskip("plotly", reason="plotly is not installed: pip install 'star
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 
 
-def star_edge(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def star_edge(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "star_edge", "report", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, check=False, timeout=120)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT | environment, check=False, timeout=120
+    )
 
 
 def test_the_only_bundle_here_gets_its_page(tiny_bundle: Path) -> None:
@@ -60,26 +62,25 @@ def test_several_bundles_are_compared(tiny_bundle: Path) -> None:
     assert star_edge("tiny.star", "nowhere.star", cwd=tiny_bundle.parent).returncode == 2
 
 
-def test_a_missing_package_is_explained(tiny_bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "block").mkdir()
-    (tmp_path / "block" / "sitecustomize.py").write_text(
+def without(module: str, tmp_path: Path) -> dict[str, str]:
+    """The environment of a Python that has no such module."""
+    (tmp_path / "sitecustomize.py").write_text(
         "from importlib.machinery import PathFinder\n"
         "found = PathFinder.find_spec\n"
         "def find_spec(name, path=None, target=None):\n"
-        "    return None if name == 'plotly' else found(name, path, target)\n"
+        f"    return None if name == {module!r} else found(name, path, target)\n"
         "PathFinder.find_spec = find_spec\n"
     )
-    command = [sys.executable, "-m", "star_edge", "report", "tiny.star"]
-    path = os.pathsep.join([str(tmp_path / "block"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    refused = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=tiny_bundle.parent,
-        env=ENVIRONMENT | {"PYTHONPATH": path},
-        check=False,
-        timeout=120,
-    )
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
+def test_a_missing_package_is_explained(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    refused = star_edge("tiny.star", cwd=tiny_bundle.parent, **without("plotly", tmp_path_factory.mktemp("site")))
     assert refused.returncode == 4, refused.stderr
     assert "pip install 'star-edge[report,onnx]'" in refused.stderr
     assert not (tiny_bundle / "reports" / "report.html").exists()
+
+
+def test_it_needs_no_torch(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    made = star_edge("tiny.star", cwd=tiny_bundle.parent, **without("torch", tmp_path_factory.mktemp("site")))
+    assert made.returncode == 0, made.stderr

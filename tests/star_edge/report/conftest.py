@@ -25,8 +25,14 @@ from runtime.readers.ntu import Recording
 from star_edge.bench.report import BenchReport, BenchResult, Host, Latency, Limit, WorkloadEntry
 from star_edge.data.splits import TEST, Split
 from star_edge.data.writer import DatasetWriter, SetInfo
-from star_edge.verification.layers import LayerDifference, LayersReport
-from star_edge.verification.report import Answers, PredictionsReport, VerifyReport, VerifyResult
+from star_edge.verification.report import (
+    Answers,
+    LayerDifference,
+    LayersReport,
+    PredictionsReport,
+    VerifyReport,
+    VerifyResult,
+)
 
 LABELS = (0, 0, 0, 1, 1, 2, 2, 3)
 # the reference has 6 of 8 right; int8 loses clip 4 and gains clip 7

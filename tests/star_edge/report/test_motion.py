@@ -31,12 +31,12 @@ def standing(layout: str, axis: int, sign: int, rows: int = 12) -> np.ndarray:
     return joints.astype(np.float32)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("axis", "sign"), [(1, 1), (1, -1), (2, 1), (2, -1)])
+@pytest.mark.parametrize(
+    ("layout", "axis", "sign"),
+    [(name, axis, sign) for name in LAYOUTS for axis in (1, 2) if axis < LAYOUTS[name].dims for sign in (1, -1)],
+)
 def test_a_person_stands_upright_in_every_layout(layout, axis, sign):
     skeleton = LAYOUTS[layout]
-    if skeleton.dims == 2 and axis == 2:
-        pytest.skip("an image has no third axis")
     joints = standing(layout, axis, sign)
     joints[:4] = 0  # lost joints are at no height
     up = upward(skeleton, [joints])
