@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass
 
 import numpy as np
 
 from runtime.errors import InputError
 from runtime.packing import check_packed
+from runtime.readers.decoding import DECODE_ERRORS, reason_of
 from runtime.tolerances import TOLERANCES
 
 
@@ -64,8 +64,10 @@ class Golden:
                         for precision, value in zip(arrays["tolerance_precisions"], arrays["tolerance_values"], strict=True)
                     },
                 )
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"cannot read the golden clips: {error}", where=where, hint="export the bundle again") from None
+        except DECODE_ERRORS as error:
+            raise InputError(
+                f"cannot read the golden clips: {reason_of(error)}", where=where, hint="export the bundle again"
+            ) from None
         check_packed(golden.joints, golden.cu_seqlens, channels=3, allow_empty=True)
         clips = len(golden.cu_seqlens) - 1
         fits = (

@@ -13,9 +13,11 @@ from runtime.archive import CLIPS
 from runtime.bundle import Bundle, is_bundle
 from runtime.errors import InputError, MissingDependencyError
 from runtime.features import FeatureRecipe
-from runtime.manifest import CALIBRATION, Manifest
+from runtime.manifest import CALIBRATION, Manifest, model_file
+from runtime.readers.decoding import JSON_ERRORS
 from runtime.skeleton import Skeleton
 from star_edge.data.dataset import Dataset, DatasetMeta, is_dataset
+from star_edge.lowering import NodeLowering, lowerings, qualified, type_name
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 SCHEMA = "star-edge/inspect/1"
 # the setting that parameter counts are given for: 9 channels of ntu25, the classes of NTU RGB+D 60
 _COUNTED = ("ntu25", 9, 60)
+ENGINES = "engines"
+# the first bytes of an engine; its last four are the builder's version (NVIDIA/TensorRT issue 3073; tried with RTX 1.7.1.116)
+_BUILDERS = {b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
+_ENGINE_HEADER = 28
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -70,8 +76,32 @@ class ReportSummary(msgspec.Struct, frozen=True):
     current: bool
 
 
+class EngineDocument(Document, frozen=True, kw_only=True, tag="engine"):
+    """A built engine.
+
+    Attributes:
+        builder, version: what made it, by the file's header.
+        sidecar: the JSON file of the same name; empty without one that can be read.
+        current: built from the bundle it lies in as that is now; None outside a bundle.
+    """
+
+    path: str
+    bytes: int
+    builder: str
+    version: str
+    sidecar: dict[str, Any]
+    current: bool | None
+
+
 class BundleDocument(Document, frozen=True, kw_only=True, tag="bundle"):
-    """A bundle whose files were all compared with their hashes; ``clips`` counts those that came with it."""
+    """A bundle whose files were all compared with their hashes.
+
+    Attributes:
+        clips: how many came with it.
+        engines: built from it, or from what it was before.
+        lowerings: precision -> module -> how it is lowered, where it is not by the standard operator in that precision; empty
+            without onnx.
+    """
 
     path: str
     manifest: Manifest
@@ -80,6 +110,8 @@ class BundleDocument(Document, frozen=True, kw_only=True, tag="bundle"):
     reports: tuple[ReportSummary, ...]
     packed: bool = False
     clips: int | None = None
+    engines: tuple[EngineDocument, ...] = ()
+    lowerings: dict[str, dict[str, str]] = {}
 
 
 class CheckpointDocument(Document, frozen=True, kw_only=True, tag="checkpoint"):
@@ -113,6 +145,7 @@ class OnnxDocument(Document, frozen=True, kw_only=True, tag="onnx"):
         operators: nodes of the graph by operator, with its domain where it is not the standard one.
         functions: local functions (domain::name) and the number of their nodes.
         quantize, dequantize: QuantizeLinear and DequantizeLinear nodes of the graph.
+        nodes: every other node by name.
         initializers: element type -> number of elements.
     """
 
@@ -128,6 +161,7 @@ class OnnxDocument(Document, frozen=True, kw_only=True, tag="onnx"):
     quantize: int
     dequantize: int
     initializers: dict[str, int]
+    nodes: dict[str, NodeLowering]
 
 
 class DatasetDocument(Document, frozen=True, kw_only=True, tag="dataset"):
@@ -201,6 +235,45 @@ def inspect_bundle(path: Path) -> BundleDocument:
         reports=tuple(ReportSummary(report.name, report.current) for report in bundle.reports()),
         packed=bundle.archive is not None,
         clips=None if bundle.sidecar(CLIPS) is None else len(read_packed_clips(bundle).clips),
+        engines=tuple(inspect_engine(file) for file in sorted(path.glob(f"{ENGINES}/*.engine"))),
+        lowerings=_lowerings(bundle),
+    )
+
+
+def _lowerings(bundle: Bundle) -> dict[str, dict[str, str]]:
+    try:
+        import onnx  # noqa: F401
+    except ImportError:
+        return {}
+    found = {}
+    for precision, modules in bundle.manifest.nodes.items():
+        if precision in bundle.manifest.precisions:
+            name = model_file(precision)
+            nodes = lowerings(_onnx_model(bundle.read(name), bundle.path_of(name)))
+            found[precision] = {node: held.lowering for node, held in nodes.items() if node in modules and held.lowering}
+    return found
+
+
+def inspect_engine(path: Path) -> EngineDocument:
+    """A TensorRT or TensorRT-RTX engine, with the file that says what it was built from; InputError when it is none."""
+    with path.open("rb") as file:
+        header = file.read(_ENGINE_HEADER)
+    builder = _BUILDERS.get(header[:4])
+    if builder is None or len(header) < _ENGINE_HEADER:
+        raise InputError("not an engine, or truncated", where=path, found=repr(header[:4]), expected="a TensorRT engine")
+    try:
+        sidecar = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=dict[str, Any])
+    except OSError:
+        sidecar = {}
+    except JSON_ERRORS:
+        sidecar = {}
+    bundle = path.resolve().parents[1]
+    current = None
+    if path.resolve().parent.name == ENGINES and is_bundle(bundle):
+        current = sidecar.get("bundle_id") == Bundle.open(bundle, verify=False).manifest.bundle_id
+    version = ".".join(map(str, header[-4:]))
+    return EngineDocument(
+        path=str(path), bytes=path.stat().st_size, builder=builder, version=version, sidecar=sidecar, current=current
     )
 
 
@@ -233,18 +306,11 @@ def inspect_checkpoint(path: Path) -> CheckpointDocument:
 def inspect_onnx(path: Path) -> OnnxDocument:
     """An ONNX file; needs onnx."""
     try:
-        import onnx
+        import onnx  # noqa: F401
     except ImportError:
         raise MissingDependencyError("onnx", "export", "Inspecting an ONNX file") from None
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except DecodeError as error:
-        raise InputError("not an ONNX file, or truncated", where=path, found=error) from None
-    if not model.ir_version or not model.graph.node:
-        raise InputError("not an ONNX file", where=path, found="no graph")
-    operators = Counter(_qualified(node.domain, node.op_type) for node in model.graph.node)
+    model = _onnx_model(path.read_bytes(), path)
+    operators = Counter(qualified(node.domain, node.op_type) for node in model.graph.node)
     return OnnxDocument(
         path=str(path),
         bytes=path.stat().st_size,
@@ -254,11 +320,26 @@ def inspect_onnx(path: Path) -> OnnxDocument:
         inputs=_ports(model.graph.input),
         outputs=_ports(model.graph.output),
         operators=dict(operators.most_common()),
-        functions={_qualified(function.domain, function.name): len(function.node) for function in model.functions},
+        functions={qualified(function.domain, function.name): len(function.node) for function in model.functions},
         quantize=operators["QuantizeLinear"],
         dequantize=operators["DequantizeLinear"],
         initializers=_initializers(model),
+        nodes=lowerings(model),
     )
+
+
+def _onnx_model(data: bytes, where: Path) -> ModelProto:
+    """A model without its external data; InputError when it is none."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise InputError("not an ONNX file, or truncated", where=where, found=error) from None
+    if not model.ir_version or not model.graph.node:
+        raise InputError("not an ONNX file", where=where, found="no graph")
+    return model
 
 
 def inspect_clips(path: Path) -> ClipsDocument:
@@ -278,6 +359,8 @@ _LISTS: dict[str, Callable[[], Document]] = {"models": inspect_models, "skeleton
 _FILES: dict[str, Callable[[Path], Document]] = {
     ".pt": inspect_checkpoint,
     ".onnx": inspect_onnx,
+    ".engine": inspect_engine,
+    ".plan": inspect_engine,
     ".skeleton": inspect_clips,
     ".npz": inspect_clips,
     ".npy": inspect_clips,
@@ -299,27 +382,19 @@ def _parameters(name: str) -> int | None:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _qualified(domain: str, name: str) -> str:
-    return f"{domain}::{name}" if domain not in ("", "ai.onnx") else name
-
-
 def _ports(values: Any) -> tuple[Port, ...]:
-    from onnx import TensorProto
-
     ports = []
     for value in values:
         tensor = value.type.tensor_type
         shape = tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
-        ports.append(Port(value.name, TensorProto.DataType.Name(tensor.elem_type).lower(), shape))
+        ports.append(Port(value.name, type_name(tensor.elem_type), shape))
     return tuple(ports)
 
 
 def _initializers(model: ModelProto) -> dict[str, int]:
     from math import prod
 
-    from onnx import TensorProto
-
     sizes: Counter[str] = Counter()
     for tensor in model.graph.initializer:
-        sizes[TensorProto.DataType.Name(tensor.data_type).lower()] += prod(tensor.dims)
+        sizes[type_name(tensor.data_type)] += prod(tensor.dims)
     return dict(sorted(sizes.items()))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from star_edge.cli.common import Output, common_options, find_bundle
 
@@ -30,7 +32,8 @@ def command(target: str | None, output: Output) -> None:
     skeletons        the named joint layouts
     x.star           a bundle, packed or not: files, precisions, per-node precision, classes, source
     ckpt.pt          a checkpoint: configuration, parameters, recipe, metrics
-    model.onnx       operators, functions, Q/DQ pairs, inputs and outputs
+    model.onnx       operators, functions, precision and lowering of the nodes, inputs and outputs
+    x.engine         a TensorRT engine: what built it, and whether its bundle is still the one it was built from
     dataset/         clips, splits, what was skipped
     a.skeleton       persons and rows of a recording (.npz, .npy, .json too)
     """
@@ -129,6 +132,7 @@ def _show_bundle(document: inspection.BundleDocument, console: Console) -> None:
             "quantisation-aware": f"{len(source.trained.ranges)} trained ranges" if source.trained else None,
             "clips": None if document.clips is None else f"{document.clips}, for star-edge run --clips",
             "reports": [f"{report.name}{'' if report.current else ' (outdated)'}" for report in document.reports],
+            "engines": [_engine(engine) for engine in document.engines],
         },
     )
     files = Table(_name("file"), _name("stored as"), "size", "sha256")
@@ -139,7 +143,7 @@ def _show_bundle(document: inspection.BundleDocument, console: Console) -> None:
         calibration = document.calibration
         console.print(f"calibration: {calibration.ranges} ranges by {escape(calibration.method)} from {calibration.samples} clips "
                       f"({calibration.requested_samples} asked for)")  # fmt: skip
-    _show_nodes(manifest.nodes, console)
+    _show_nodes(manifest.nodes, document.lowerings, console)
     total = _size(sum(entry.bytes for entry in manifest.files.values()))
     step = f"star-edge run {document.path} --self-test" if document.packed else f"star-edge verify {document.path}"
     console.print(
@@ -148,8 +152,8 @@ def _show_bundle(document: inspection.BundleDocument, console: Console) -> None:
     )
 
 
-def _show_nodes(nodes: Mapping[str, Mapping[str, str]], console: Console) -> None:
-    """One row a module, one column a precision."""
+def _show_nodes(nodes: Mapping[str, Mapping[str, str]], lowerings: Mapping[str, Mapping[str, str]], console: Console) -> None:
+    """One row a module, one column a precision; how it is lowered stands where that is not by a standard operator."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -157,7 +161,10 @@ def _show_nodes(nodes: Mapping[str, Mapping[str, str]], console: Console) -> Non
         return
     table = Table(_name("module"), *(f"in {precision}" for precision in nodes))
     for module in sorted({module for stored in nodes.values() for module in stored}):
-        table.add_row(escape(module), *(stored.get(module, "-") for stored in nodes.values()))
+        table.add_row(escape(module), *(
+            ", ".join(filter(None, (stored.get(module, "-"), lowerings.get(precision, {}).get(module))))
+            for precision, stored in nodes.items()
+        ))  # fmt: skip
     console.print(table)
 
 
@@ -195,7 +202,29 @@ def _trained(quantisation: dict[str, Any] | None) -> str | None:
     return f"trained on from {start} ({sha256[:12]}), {len(quantisation['ranges'])} ranges"
 
 
+def _engine(engine: inspection.EngineDocument) -> str:
+    """An engine in a bundle, in a few words."""
+    return f"{Path(engine.path).name} ({engine.builder} {engine.version}, {_size(engine.bytes)}{'' if engine.current else ', outdated'})"
+
+
+def _show_engine(document: inspection.EngineDocument, console: Console) -> None:
+    made_from = {None: "in no bundle", True: "this bundle as it is", False: "another state of this bundle, or unknown"}
+    _rows(
+        console,
+        document.path,
+        {
+            "builder": f"{document.builder} {document.version}",
+            "built from": made_from[document.current],
+            "beside it": document.sidecar,
+        },
+    )
+    console.print(f"engine of {_size(document.bytes)}; next: star-edge inspect BUNDLE", soft_wrap=True)
+
+
 def _show_onnx(document: inspection.OnnxDocument, console: Console) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
     def ports(values: tuple[inspection.Port, ...]) -> list[str]:
         return [f"{port.name} {port.type} [{_text(port.shape)}]" for port in values]
 
@@ -213,6 +242,10 @@ def _show_onnx(document: inspection.OnnxDocument, console: Console) -> None:
             "initializers": {kind: f"{count:,}" for kind, count in document.initializers.items()},
         },
     )
+    table = Table("nodes", _name("operator"), "precision", _name("lowering"))
+    for (operator, precision, lowering), count in Counter(map(msgspec.structs.astuple, document.nodes.values())).most_common():
+        table.add_row(str(count), escape(operator), precision, escape(lowering))
+    console.print(table)
     console.print(
         f"ONNX model of {_size(document.bytes)}, {sum(document.operators.values())} nodes; next: star-edge inspect BUNDLE",
         soft_wrap=True,
@@ -263,6 +296,7 @@ _SHOW: dict[str, Callable[[Any, Console], None]] = {
     "BundleDocument": _show_bundle,
     "CheckpointDocument": _show_checkpoint,
     "OnnxDocument": _show_onnx,
+    "EngineDocument": _show_engine,
     "DatasetDocument": _show_dataset,
     "ClipsDocument": _show_clips,
 }

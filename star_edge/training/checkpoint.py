@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from runtime.errors import InputError, MismatchError
 from runtime.features import FeatureRecipe
 from runtime.files import write_atomic
+from runtime.readers.decoding import DECODE_ERRORS, reason_of
 from runtime.skeleton import Skeleton
 from star_edge import __version__
 from star_edge.models.star import Star, StarConfig
@@ -103,11 +103,11 @@ def load_torch(path: Path) -> dict[str, Any]:
             expected="tensors and plain containers (torch.load(weights_only=True))",
             hint="save it again as a dictionary of state_dict and plain values",
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except DECODE_ERRORS as error:
         raise InputError(
             "checkpoint cannot be read",
             where=path,
-            found=(str(error).splitlines() or [type(error).__name__])[0],
+            found=reason_of(error),
             expected="a file written by star-edge train",
         ) from None
     if not isinstance(content, dict):

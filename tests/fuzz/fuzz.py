@@ -13,9 +13,9 @@ import importlib.util
 import os
 import re
 import resource
-import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -55,7 +55,10 @@ def main() -> None:
 def run(reader: str, seconds: int) -> bool:
     """Fuzz one reader in a process; say how often it ran, and whether it found something."""
     command = [sys.executable, __file__, reader, "--one", "--seconds", str(seconds)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+    in_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # inputs become files, thousands a second
+    with tempfile.TemporaryDirectory(prefix="star-edge-fuzz-", dir=in_memory) as folder:
+        done = subprocess.run(command, env={**os.environ, "TMPDIR": folder}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, errors="replace", check=False)  # fmt: skip
     runs = re.findall(r"Done (\d+) runs in (\d+) second", done.stdout)
     print(f"{reader}: {f'{runs[0][0]} inputs in {runs[0][1]} s' if runs else 'FAILED'}", flush=True)
     if done.returncode:
@@ -72,10 +75,7 @@ def fuzz(reader: str, seconds: int) -> None:
 
         kept = CACHE / reader
         kept.mkdir(parents=True, exist_ok=True)
-        scratch = CACHE / "scratch" / reader
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        one = harness(reader, scratch)
+        one = harness(reader, Path(tempfile.mkdtemp()))
     limit_memory()
     options = [f"-max_total_time={seconds}", f"-timeout={_INPUT_S}", f"-max_len={_LARGEST}", "-rss_limit_mb=0",
                f"-artifact_prefix={CACHE / reader}-"]  # fmt: skip

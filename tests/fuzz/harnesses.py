@@ -210,6 +210,20 @@ def _onnx(folder: Path) -> Read:
     return _file(folder / "model.onnx", inspect_onnx)
 
 
+def _engine(folder: Path) -> Read:
+    """The engine, and the file beside it."""
+    from star_edge.inspection import inspect_engine
+
+    path = folder / "x.engine"
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        path.with_suffix(".json").write_bytes(data[28:])
+        inspect_engine(path)
+
+    return run
+
+
 READERS: dict[str, Callable[[Path], Read]] = {
     "ntu": _ntu,
     "npz": _npz,
@@ -231,6 +245,7 @@ READERS: dict[str, Callable[[Path], Read]] = {
     "checkpoint": _checkpoint,
     "case": _case,
     "onnx": _onnx,
+    "engine": _engine,
 }
 
 

@@ -78,6 +78,7 @@ def inputs(folder: Path) -> dict[str, dict[str, bytes]]:
         "checkpoint": {"small": _checkpoint(folder / "ckpt.pt"), "pickle": pickle.dumps({"schema": "star-edge/checkpoint/1"}, 2)},
         "case": {"case": _npz(features=rows, clip=np.array("one"))},
         "onnx": {"matmul": _onnx()},
+        "engine": {"plan": b"ftrt" + bytes(20) + bytes([10, 13, 3, 9]) + b'{"bundle_id": "x"}'},
         "json": ODD_JSON,
     }  # fmt: skip
 

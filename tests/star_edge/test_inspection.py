@@ -46,6 +46,55 @@ def test_bundle(tiny_bundle: Path) -> None:
     assert {report.name: report.current for report in document.reports} == {"bench": False, "broken": False, "verify": True}
 
 
+ENGINE = b"ftrt" + bytes(20) + bytes([10, 13, 3, 9]) + b"plan"
+
+
+@pytest.fixture
+def engine(tiny_bundle: Path) -> Path:
+    path = tiny_bundle / "engines" / "10.13-87-fp32.engine"
+    path.parent.mkdir()
+    path.write_bytes(ENGINE)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "current"), [("own", True), ("other", False), (None, False), ("{", False), ("[" * 9999, False)]
+)
+def test_engine_in_a_bundle(tiny_bundle: Path, engine: Path, sidecar: str | None, current: bool) -> None:
+    if sidecar is not None:
+        text = {"own": json.dumps({"bundle_id": Bundle.open(tiny_bundle).manifest.bundle_id}), "other": '{"bundle_id": "x"}'}
+        engine.with_suffix(".json").write_text(text.get(sidecar, sidecar))
+    document = inspect(str(engine))
+    assert isinstance(document, inspection.EngineDocument)
+    assert (document.builder, document.version, document.bytes) == ("TensorRT", "10.13.3.9", len(ENGINE))
+    assert document.current == current
+    assert bool(document.sidecar) == (sidecar in ("own", "other"))
+    bundle = inspect(str(tiny_bundle))
+    assert isinstance(bundle, inspection.BundleDocument)
+    assert bundle.engines == (document,)
+
+
+def test_engine_of_tensorrt_rtx(tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'star-edge[tensorrt-rtx]'")
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    layer = network.add_unary(network.add_input("x", trt.float32, (3,)), trt.UnaryOperation.NEG)
+    network.mark_output(layer.get_output(0))
+    path = tmp_path / "x.plan"
+    path.write_bytes(builder.build_serialized_network(network, builder.create_builder_config()))
+    document = inspect(str(path))
+    assert isinstance(document, inspection.EngineDocument)
+    assert (document.builder, document.version, document.current) == ("TensorRT-RTX", trt.__version__, None)
+
+
+def test_lowering_of_a_bundle(exported_bundle: Path) -> None:
+    document = inspect(str(exported_bundle))
+    assert isinstance(document, inspection.BundleDocument)
+    assert set(document.lowerings) == {"fp32", "fp16"}
+    assert document.lowerings["fp16"]["layers.0.spatial.norm1"] == "float32 island"
+    assert document.lowerings["fp32"]["context"].startswith("function body of ")
+
+
 def test_damaged_bundle_is_no_document(tiny_bundle: Path) -> None:
     (tiny_bundle / "golden.npz").write_bytes(b"")
     with pytest.raises(MismatchError, match=r"golden\.npz"):
@@ -88,6 +137,8 @@ def test_real_recordings_with_two_persons(real_data: Path) -> None:
         ("a.txt", b"", "unknown kind of file"),
         ("a.onnx", b"", "not an ONNX file"),
         ("a.onnx", b"\xff\xff not a model", "not an ONNX file"),
+        ("a.engine", ENGINE[:27], "not an engine"),
+        ("a.plan", b"plan" * 9, "not an engine"),
         ("a.pt", b"not a checkpoint", "checkpoint cannot be read|needs pickle|only pickle"),
         ("a.npy", b"no", "cannot read"),
     ],

@@ -39,6 +39,16 @@ def test_every_kind_is_shown_and_has_a_document(tiny_bundle: Path, target: str) 
     assert json.loads(inspect(target, "--json", cwd=tiny_bundle.parent).stdout)["schema"] == "star-edge/inspect/1"
 
 
+def test_an_engine_is_shown_alone_and_in_its_bundle(tiny_bundle: Path) -> None:
+    (tiny_bundle / "engines").mkdir()
+    (tiny_bundle / "engines" / "a.engine").write_bytes(b"ftrt" + bytes(20) + bytes([10, 3, 0, 30]))
+    alone = inspect("tiny.star/engines/a.engine", cwd=tiny_bundle.parent)
+    assert alone.returncode == 0, alone.stderr
+    assert "TensorRT 10.3.0.30" in alone.stdout
+    assert "another state" in alone.stdout
+    assert "outdated" in inspect(cwd=tiny_bundle.parent).stdout
+
+
 def test_names_are_not_cut_on_a_narrow_terminal(tiny_bundle: Path) -> None:
     assert NTU25.name in inspect("skeletons", cwd=tiny_bundle.parent).stdout
     assert "…" not in inspect("tiny.star", cwd=tiny_bundle.parent).stdout
