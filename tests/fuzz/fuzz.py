@@ -13,10 +13,14 @@ import importlib.util
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
@@ -35,6 +39,7 @@ def main() -> None:
     parser.add_argument("readers", nargs="*", metavar="READER", help=", ".join(READERS))
     parser.add_argument("--seconds", type=int, default=120, help="for all of them together")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--record", type=Path, help="keep the figures in this JSON file")
     parser.add_argument("--one", action="store_true", help="fuzz one reader in this process")
     arguments = parser.parse_args()
     if importlib.util.find_spec("atheris") is None:
@@ -48,22 +53,46 @@ def main() -> None:
         return
     share = max(1, arguments.seconds * arguments.jobs // len(readers) - _START_S)
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        found = list(pool.map(lambda reader: run(reader, share), readers))
-    sys.exit(any(found))
+        results = list(pool.map(lambda reader: run(reader, share), readers))
+    if arguments.record:
+        keep(results, arguments.record)
+    sys.exit(any(result.finding for result in results))
 
 
-def run(reader: str, seconds: int) -> bool:
-    """Fuzz one reader in a process; say how often it ran, and whether it found something."""
+class Result(NamedTuple):
+    """Inputs that a reader was given, in how many seconds, and the first line of what it did wrong."""
+
+    reader: str
+    inputs: int
+    seconds: int
+    finding: str
+
+
+def keep(results: list[Result], path: Path) -> None:
+    """Write a record as those in ``benchmarks/results``."""
+    from runtime.files import write_atomic
+    from star_edge.bench.host import read_host
+
+    command = shlex.join(["python", "tests/fuzz/fuzz.py", *sys.argv[1:]])
+    readers = [result._asdict() for result in results]
+    document = {"schema": "star-edge/fuzz/1", "command": command, "host": read_host(), "readers": readers}
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n")
+
+
+def run(reader: str, seconds: int) -> Result:
+    """Fuzz one reader in a process, and say how that went."""
     command = [sys.executable, __file__, reader, "--one", "--seconds", str(seconds)]
     in_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # inputs become files, thousands a second
     with tempfile.TemporaryDirectory(prefix="star-edge-fuzz-", dir=in_memory) as folder:
         done = subprocess.run(command, env={**os.environ, "TMPDIR": folder}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               text=True, errors="replace", check=False)  # fmt: skip
-    runs = re.findall(r"Done (\d+) runs in (\d+) second", done.stdout)
-    print(f"{reader}: {f'{runs[0][0]} inputs in {runs[0][1]} s' if runs else 'FAILED'}", flush=True)
     if done.returncode:
-        print(done.stdout[-6000:], flush=True)
-    return done.returncode != 0
+        print(f"{reader}: FAILED\n{done.stdout[-6000:]}", flush=True)
+        found = re.search(r"=== Uncaught Python exception: ===\n(.*)", done.stdout)
+        return Result(reader, 0, seconds, found[1] if found else f"exit code {done.returncode}")
+    inputs, took = map(int, re.findall(r"Done (\d+) runs in (\d+) second", done.stdout)[0])
+    print(f"{reader}: {inputs} inputs in {took} s", flush=True)
+    return Result(reader, inputs, took, "")
 
 
 def fuzz(reader: str, seconds: int) -> None:
