@@ -25,7 +25,9 @@ from star_edge.verification.gates import wilson_interval
 from star_edge.verification.report import Answers, PredictionsReport
 
 _COUNTS_SHOWN = 25  # classes; in a larger matrix the numbers would be too small to read
+_NAMES_SHOWN = 60  # of its classes along an axis; the table has the names of those confused
 _BAR = 26  # pixels
+_BARS = 30  # in one chart, which has to fit a page of paper
 
 
 def accuracy_sections(sources: Sources) -> list[Section]:
@@ -88,48 +90,32 @@ def _filled(section: Section, charts: Sequence[Chart], table: Table) -> Section:
 def _by_class(predictions: PredictionsReport, names: Sequence[str]) -> tuple[list[Chart], Table]:
     counted = [right_by_class(predictions, answers, len(names)) for answers in predictions.answers]
     clips = counted[0][1]
-    order = [int(i) for i in np.argsort(counted[0][0] / np.maximum(clips, 1), kind="stable") if clips[i]]
-    ticks = [f"{label(names[i])}  ({clips[i]})" for i in order]
-    right = np.array([[row[i] for i in order] for row, _ in counted])
-    worst, best = names[order[0]], names[order[-1]]
-    alt = (
-        f"Accuracy of {len(order)} classes. Lowest with PyTorch: {worst}, {percent(right[0, 0] / clips[order[0]])}; "
-        f"highest: {best}, {percent(right[0, -1] / clips[order[-1]])}. All figures are in the table below."
-    )
-    chart = _shares("classes", predictions, right, clips[order], ticks, alt)
-    table = _table(
-        "Clips named right, per class",
-        "class",
-        predictions,
-        right[:, ::-1],
-        clips[order][::-1],
-        [names[i] for i in order][::-1],
-    )
-    return [chart], table
+    order = [int(i) for i in np.argsort(-counted[0][0] / np.maximum(clips, 1), kind="stable") if clips[i]]
+    right, clips, names = np.array([row[order] for row, _ in counted]), clips[order], [names[i] for i in order]
+    charts = []
+    for start in range(0, len(order), _BARS):
+        part = slice(start, start + _BARS)
+        name = f"classes-{start // _BARS}" if start else "classes"
+        charts.append(_shares(name, predictions, right[:, part], clips[part], names[part]))
+    return charts, _table("Clips named right, per class", "class", predictions, right, clips, names)
 
 
 def _by_length(predictions: PredictionsReport) -> tuple[list[Chart], Table]:
     rows, labels = np.array(predictions.rows), np.array(predictions.labels)
     held = [(low, high, (rows >= low) & (rows <= (high or rows.max()))) for low, high in BUCKETS]
     held = [bucket for bucket in held if bucket[2].any()]
-    names = [f"{low} to {high}" if high else f"{low} and more" for low, high, _ in held]
+    names = [f"{low} to {high} rows" if high else f"{low} rows and more" for low, high, _ in held]
     clips = np.array([inside.sum() for _, _, inside in held])
     right = np.array(
         [[(np.array(row.classes) == labels)[inside].sum() for _, _, inside in held] for row in predictions.answers]
     )
-    alt = "Accuracy by length: " + "; ".join(
-        f"{name} rows {percent(share)} of {count}" for name, share, count in zip(names, right[0] / clips, clips, strict=True)
-    )
-    ticks = [f"{name} rows  ({count})" for name, count in zip(names, clips, strict=True)][::-1]
-    chart = _shares("lengths", predictions, right[:, ::-1], clips[::-1], ticks, alt)
-    return [chart], _table("Clips named right, by length", "rows of a clip", predictions, right, clips, names)
+    chart = _shares("lengths", predictions, right, clips, names)
+    return [chart], _table("Clips named right, by length", "clips of", predictions, right, clips, names)
 
 
-def _shares(
-    name: str, predictions: PredictionsReport, right: np.ndarray, clips: np.ndarray, ticks: Sequence[str], alt: str
-) -> Chart:
+def _shares(name: str, predictions: PredictionsReport, right: np.ndarray, clips: np.ndarray, groups: Sequence[str]) -> Chart:
     """Bars of the reference with their Wilson intervals, and one mark a row of answers: right [R, G] of clips [G]."""
-    places = list(range(len(ticks)))
+    places = list(range(len(groups)))
     share = right[0] / clips
     bounds = np.array([wilson_interval(int(r), int(n)) for r, n in zip(right[0], clips, strict=True)])
     reference = {
@@ -153,7 +139,7 @@ def _shares(
     traces: list[dict[str, Any]] = [reference]
     rows = predictions.answers[1:]
     for position, (answers, counts) in enumerate(zip(rows, right[1:], strict=True)):
-        offset = ((len(rows) - 1) / 2 - position) * 0.5 / max(len(rows), 1)
+        offset = (position - (len(rows) - 1) / 2) * 0.5 / len(rows)
         traces.append(
             {
                 "type": "scatter",
@@ -166,13 +152,15 @@ def _shares(
                 "hovertemplate": "%{x:.1f} %",
             }
         )  # fmt: skip
+    ticks = [f"{label(group)}  ({count})" for group, count in zip(groups, clips, strict=True)]
+    said = "; ".join(f"{group}: {percent(value)} of {count}" for group, value, count in zip(groups, share, clips, strict=True))
     return make_chart(
         name,
         traces,
-        alt,
+        f"Named right by PyTorch, {said}. The figures of the other engines are in the table below.",
         height=130 + _BAR * len(ticks),
         xaxis={"range": [0, 101], "title": {"text": "named right, %"}},
-        yaxis={"tickvals": places, "ticktext": list(ticks), "showgrid": False, "range": [-0.6, len(ticks) - 0.4]},
+        yaxis={"tickvals": places, "ticktext": ticks, "showgrid": False, "range": [len(ticks) - 0.4, -0.6]},
     )
 
 
@@ -192,7 +180,6 @@ def _confusion(predictions: PredictionsReport, names: Sequence[str], answers: An
     counts = np.zeros((len(names), len(names)), dtype=np.int64)
     np.add.at(counts, (labels[answered >= 0], answered[answered >= 0]), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    ticks = [label(name) for name in names]
     wrong = [(int(counts[i, j]), i, j) for i, j in zip(*np.nonzero(counts), strict=True) if i != j]
     wrong.sort(key=lambda entry: (-entry[0], entry[1], entry[2]))
     most = "; ".join(f"{names[i]} taken for {names[j]} {count} times" for count, i, j in wrong[:3])
@@ -206,20 +193,22 @@ def _confusion(predictions: PredictionsReport, names: Sequence[str], answers: An
         "zmax": 100,
         "colorscale": [[0, "#ffffff"], [0.001, "#e8f1f9"], [1, ACCENT]],
         "showscale": False,
-        "xgap": 1,
-        "ygap": 1,
+        "xgap": int(annotated),
+        "ygap": int(annotated),
         "text": [[str(count) if count else "" for count in row] for row in counts.tolist()],
         "hovertemplate": "%{text} clips, %{z:.0f} % of the row<extra></extra>",
     }
     if annotated:
         cells["texttemplate"] = "%{text}"
-    axis = {"tickvals": list(range(len(names))), "ticktext": ticks, "showgrid": False, "ticks": ""}
+    named = range(0, len(names), -(-len(names) // _NAMES_SHOWN))
+    axis = {"tickvals": list(named), "ticktext": [label(names[i]) for i in named], "showgrid": False, "ticks": "",
+            "tickfont": {"size": 12 if annotated else 9}}  # fmt: skip
     chart = make_chart(
         "confusion",
         [cells],
         f"Confusion matrix of {row_name(answers)}. " + (f"Most frequent: {most}." if most else "No clip was named wrong."),
         title=f"{row_name(answers)}, {int(counts.sum())} clips; rows: shown, columns: answered",
-        height=min(170 + 34 * len(names), 1000),
+        height=170 + min(30 * len(names), 760),
         xaxis=axis | {"tickangle": -45},
         yaxis=axis | {"autorange": "reversed"},
     )

@@ -33,7 +33,7 @@ def compare_sentence(sources: Sequence[Sources], verdicts: Sequence[Verdict]) ->
     return f"Beside {names[0]} ({base.precision}): " + " ".join(said)
 
 
-def compare_section(sources: Sequence[Sources], verdicts: Sequence[Verdict]) -> list[Section]:
+def compare_sections(sources: Sequence[Sources], verdicts: Sequence[Verdict]) -> list[Section]:
     """The figures side by side, per class, latency, and where each bundle comes from."""
     return [_figures(sources, verdicts), _by_class(sources), _latency(sources), *_origins(sources)]
 
@@ -150,12 +150,10 @@ def _by_class(sources: Sequence[Sources]) -> Section:
     names = sources[0].bundle.class_names
     same = [s for s in sources[1:] if s.predictions and s.predictions.clips == base.clips and s.bundle.class_names == names]
     if not same:
-        return Section(
-            "classes", title, how, missing="no other bundle answered the same clips", command=sources[1].command("predictions")
-        )
+        return Section("classes", title, how, missing="no other bundle answered the same clips")
     shares = [_shares(source) for source in (sources[0], *same)]
     labels = _names([sources[0], *same])
-    order = np.argsort(shares[0], kind="stable").tolist()
+    order = np.argsort(-shares[0], kind="stable").tolist()
     traces: list[dict[str, Any]] = [
         {
             "type": "bar",
@@ -172,13 +170,14 @@ def _by_class(sources: Sequence[Sources]) -> Section:
         "differences",
         traces,
         f"Differences of {len(order)} classes from {labels[0]}; all figures are in the table below.",
-        height=100 + _BAR * len(order),
+        height=100 + min(_BAR * len(order), 850),
         barmode="group",
         showlegend=True,
         xaxis={"title": {"text": f"percentage points more than {label(labels[0])}"}},
-        yaxis={"tickvals": list(range(len(order))), "ticktext": [label(names[i]) for i in order], "showgrid": False},
-    )
-    rows = [[names[i], *(percent(float(share[i])) for share in shares)] for i in order[::-1]]
+        yaxis={"tickvals": list(range(len(order))), "ticktext": [label(names[i]) for i in order], "showgrid": False,
+               "autorange": "reversed"},
+    )  # fmt: skip
+    rows = [[names[i], *(percent(float(share[i])) for share in shares)] for i in order]
     return Section(
         "classes",
         title,
@@ -215,7 +214,7 @@ def _latency(sources: Sequence[Sources]) -> Section:
 
 
 def _medians_chart(workload: str, measured: Sequence[dict[tuple[str, str], float]], names: Sequence[str]) -> Chart:
-    precisions = [precision for precision in COLOURS if any((workload, precision) in medians for medians in measured)][::-1]
+    precisions = [precision for precision in COLOURS if any((workload, precision) in medians for medians in measured)]
     traces: list[dict[str, Any]] = [
         {
             "type": "bar",
@@ -243,7 +242,7 @@ def _medians_chart(workload: str, measured: Sequence[dict[tuple[str, str], float
         barmode="group",
         showlegend=True,
         xaxis={"title": {"text": "milliseconds a call"}, "rangemode": "tozero"},
-        yaxis={"showgrid": False},
+        yaxis={"showgrid": False, "autorange": "reversed"},
     )
 
 

@@ -16,7 +16,7 @@ from star_edge import __version__
 from star_edge.engines import open_engine
 from star_edge.report.accuracy import accuracy_sections
 from star_edge.report.clips import choose, open_pool
-from star_edge.report.compare import compare_section, compare_sentence
+from star_edge.report.compare import compare_sections, compare_sentence
 from star_edge.report.content import Section, milliseconds, number, percent
 from star_edge.report.motion import make_motions
 from star_edge.report.provenance import provenance_section
@@ -80,7 +80,7 @@ def make_page(paths: Sequence[Path], out: Path | None = None, *, data: Path | No
         raise InputError("no folder to write the page into", where=out.parent, hint=f"mkdir -p {out.parent}")
     sources = [Sources.of(bundle) for bundle in opened]
     verdicts = [make_verdict(source) for source in sources]
-    sections = _sections(sources[0]) if len(sources) == 1 else compare_section(sources, verdicts)
+    sections = _sections(sources[0]) if len(sources) == 1 else compare_sections(sources, verdicts)
     player = _player(sources[0], data, clips)
     page = _render(sources, verdicts, sections, player).encode()
     write_atomic(out, page)

@@ -75,7 +75,7 @@ def _noise(report: SensitivityReport) -> Chart:
         "sensitivity",
         traces,
         f"Noise that each of {len(layers)} layers in INT8 alone puts into the logits. Most: {worst}. All figures are in the table below.",
-        height=100 + _BAR * len(layers),
+        height=100 + min(_BAR * len(layers), 850),
         showlegend=True,
         barmode="overlay",
         xaxis={"title": {"text": "noise in the logits with this layer alone in INT8, % of their size"}, "rangemode": "tozero"},

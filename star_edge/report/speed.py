@@ -24,6 +24,7 @@ from star_edge.report.sources import Sources
 
 _BAR = 30  # pixels
 _WIDE = 20  # times the fastest engine
+_MANY = 20  # calls, of which 5 % is one
 
 
 def speed_sections(sources: Sources) -> list[Section]:
@@ -64,6 +65,11 @@ def _notes(bench: BenchReport) -> list[str]:
         notes.append(
             f"This machine was busy: others took cores away up to {bench.disturbed:.0f} times a second, which slows engines down"
             " unequally. Read these times roughly, and measure again on an idle machine before quoting a ratio."
+        )
+    few = [row.calls for row in bench.results if 0 < row.calls < _MANY]
+    if few:
+        notes.append(
+            f"{len(few)} of {len(bench.results)} rows rest on fewer than {_MANY} calls, the fewest on {min(few)}: their boxes are rough."
         )
     if any(row.median_ms is not None and not row.quantiles_ms for row in bench.results):
         notes.append("Measured by a version that kept median, 90 % and 99 % alone: those are drawn in place of boxes.")
@@ -159,7 +165,7 @@ def _table(bench: BenchReport) -> Table:
         for row in bench.results
     ]
     head = [
-        "clips",
+        "workload",
         "engine",
         "median",
         "90 %",
@@ -219,4 +225,4 @@ def _work(bench: BenchReport) -> Table:
         for work in bench.workloads
     ]
     how = f", at {bench.limit[0].macs_per_s / 1e9:.0f} GMAC/s: {bench.limit[0].how}" if bench.limit else ""
-    return Table(f"Arithmetic{how}", ["clips", "clips", "rows", "GMAC", "least time in fp32"], rows)
+    return Table(f"Arithmetic{how}", ["workload", "clips", "rows", "GMAC", "least time in fp32"], rows)

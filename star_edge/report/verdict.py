@@ -39,9 +39,9 @@ def make_verdict(sources: Sources) -> Verdict:
     default = next((row for row in tested if row.precision == manifest.default_precision), tested[0])
     state: State = "not judged" if verify is None else "passed" if verify.passed else "failed"
     headline = {
-        "passed": "Ready: the exported model answers like the original.",
-        "failed": "Not ready: the exported model does not answer like the original.",
-        "not judged": "Not judged yet: nobody has compared the exported model with the original.",
+        "passed": "The exported model answers like the original.",
+        "failed": "The exported model does not answer like the original.",
+        "not judged": "Nobody has compared the exported model with the original yet.",
     }[state]
     return Verdict(state, headline, _sentence(sources, default, workload), _warnings(sources), rows, default, workload)
 

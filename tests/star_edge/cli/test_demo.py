@@ -61,3 +61,4 @@ def test_the_whole_pipeline_on_few_clips(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(row["median_ms"] for row in report["rows"] if row["engine"] != "torch rounded to")
     assert (tmp_path / "demo" / "ckpt.pt").is_file()
     assert (tmp_path / "demo" / "demo.star" / "reports" / "bench.json").is_file()
+    assert (tmp_path / "demo" / "demo.star" / "reports" / "report.html").is_file()

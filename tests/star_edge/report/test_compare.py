@@ -43,8 +43,8 @@ def page(*paths: Path, out: Path) -> tuple[str, dict]:
 
 def test_differences_from_the_first(reported, other, tmp_path):
     text, data = page(reported, other, out=tmp_path / "compare.html")
-    assert "tiny.star: Not ready" in text
-    assert "other.star: Ready" in text
+    assert "tiny.star: The exported model does not answer like the original." in text
+    assert "other.star: The exported model answers like the original." in text
     assert (
         "Beside tiny.star (fp32): other.star (fp32): +25.0 percentage points of top-1, 2.00 times the speed, 1.00 times the size."
         in text
@@ -83,7 +83,7 @@ def test_a_bundle_without_reports_beside_one_with(reported, tmp_path, by_hand):
     bare = tmp_path / "bare.star"
     shutil.copytree(reported, bare, ignore=shutil.ignore_patterns("reports"))
     text, _ = page(reported, bare, out=tmp_path / "compare.html")
-    assert "bare.star: Not judged yet" in text
+    assert "bare.star: Nobody has compared" in text
     assert f"star-edge verify {bare}" in text
     text, _ = page(bare, reported, out=tmp_path / "compare.html")
     assert "1.00 times the size" in text
