@@ -98,8 +98,11 @@ def label(text: str) -> str:
     return escape(text, quote=False)
 
 
-def percent(share: float | None, digits: int = 1) -> str:
-    return "-" if share is None else f"{100 * share:.{digits}f} %"
+def percent(share: float | None) -> str:
+    """One decimal, but never rounded up to all of them."""
+    if share is None:
+        return "-"
+    return f"{100 * share:.{1 if share == 1 or share < 0.9995 else 3}f} %"
 
 
 def megabytes(size: int | None) -> str:

@@ -130,7 +130,6 @@ def _ranges(sources: Sources) -> Section:
         return Section("ranges", title, how, missing=sources.missing["ranges"], command=sources.command("ranges"))
     names = sorted(report.tensors, key=lambda name: report.tensors[name].chosen / max(report.tensors[name].amax, 1e-30))
     charts = [_histogram(f"range-{i}", name, report) for i, name in enumerate(names)]
-    table = bundle_ranges(sources)
     calibrated = sources.bundle.calibration()
     notes = [
         f"Ranges by {report.method} on {calibrated.samples} training clips, from calibration.json. The tensors that are cut most come first."
@@ -141,25 +140,18 @@ def _ranges(sources: Sources) -> Section:
         how,
         charts=charts[:_SHOWN_RANGES],
         more=charts[_SHOWN_RANGES:],
-        tables=[table],
+        tables=[_range_table(report.tensors, calibrated.ranges)],
         notes=notes,
         small=True,
     )
 
 
-def bundle_ranges(sources: Sources) -> Table:
+def _range_table(seen: dict[str, TensorRange], ranges: dict[str, float]) -> Table:
     """Every range in ``calibration.json`` beside the largest magnitude seen."""
-    report, table = sources.ranges, sources.bundle.calibration()
-    seen = report.tensors if report else {}
-    rows = [
-        [
-            name,
-            number(amax),
-            number(seen[name].amax) if name in seen else "-",
-            percent(amax / seen[name].amax) if name in seen else "-",
-        ]
-        for name, amax in table.ranges.items()
-    ]
+    rows = []
+    for name, amax in ranges.items():
+        largest = seen[name].amax if name in seen else None
+        rows.append([name, number(amax), number(largest), percent(amax / largest if largest else None)])
     return Table("Every range", ["tensor", "range", "largest seen", "range / largest"], rows, folded=True)
 
 

@@ -12,6 +12,7 @@ from runtime.bundle import Bundle, Report
 from runtime.errors import InputError, MismatchError
 from runtime.manifest import check_schema
 from star_edge.bench.report import BenchReport
+from star_edge.verification.compare import NOT_A_CLASS
 from star_edge.verification.report import LayersReport, PredictionsReport, VerifyReport
 
 Document = TypeVar("Document", VerifyReport, PredictionsReport, BenchReport, SensitivityReport, RangesReport, LayersReport)
@@ -63,6 +64,8 @@ class Sources:
                 return None
 
         verify, predictions = read("verify", VerifyReport), read("predictions", PredictionsReport)
+        if predictions and not _is_whole(predictions, len(bundle.class_names)):
+            missing["predictions"], predictions = "the report contradicts itself", None
         if verify and predictions and not _of_one_run(verify, predictions):
             missing["predictions"], predictions = "answers of another run than the verification", None
         return cls(
@@ -94,6 +97,17 @@ def _read(report: Report | None, kind: type[Document]) -> Document:
         return msgspec.json.decode(report.data, type=kind)
     except msgspec.MsgspecError:
         raise InputError("the report cannot be read") from None
+
+
+def _is_whole(predictions: PredictionsReport, classes: int) -> bool:
+    """Whether every clip has a class of the bundle, its length, and an answer in each row."""
+    lengths = {len(predictions.labels), len(predictions.rows), len(predictions.persons)}
+    named = [*predictions.labels]
+    for answers in predictions.answers:
+        lengths |= {len(answers.classes), len(answers.confidences)}
+        named += [index for index in answers.classes if index != NOT_A_CLASS]
+    fits = lengths == {len(predictions.clips)} and all(0 <= index < classes for index in named)
+    return fits and len(predictions.clips) > 0 and len(predictions.answers) > 0
 
 
 def _of_one_run(verify: VerifyReport, predictions: PredictionsReport) -> bool:

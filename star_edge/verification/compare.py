@@ -11,7 +11,7 @@ from star_edge.verification.gates import MIN_BUCKET, Gate
 from star_edge.verification.report import BucketResult, Verdict
 
 BUCKETS = ((1, 31), (32, 63), (64, 127), (128, 255), (256, None))
-_NOT_A_CLASS = -1
+NOT_A_CLASS = -1  # the answer where a logit is not finite
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Counts:
 def compare(logits: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Counts:
     """Compare logits [N, K] with the reference's [N, K] under labels [N]; of equal logits the first class wins."""
     finite = np.isfinite(logits).all(1)
-    predicted = np.where(finite, np.nan_to_num(logits).argmax(1), _NOT_A_CLASS)
+    predicted = np.where(finite, np.nan_to_num(logits).argmax(1), NOT_A_CLASS)
     expected = reference.argmax(1)
     right, reference_right = predicted == labels, expected == labels
     all_finite = bool(finite.all())

@@ -9,12 +9,11 @@ import numpy as np
 
 from runtime.engine import Engine
 from runtime.recognizer import softmax
+from star_edge.verification.compare import NOT_A_CLASS
 from star_edge.verification.report import Answers, PredictionsReport, VerifyReport
 
 if TYPE_CHECKING:
     from star_edge.data.dataset import Dataset
-
-_NOT_A_CLASS = -1
 
 
 def make_predictions(
@@ -46,6 +45,6 @@ def _answers(engine: Engine, logits: np.ndarray) -> Answers:
     return Answers(
         engine=engine.name,
         precision=engine.precision,
-        classes=tuple(np.where(finite, known.argmax(1), _NOT_A_CLASS).tolist()),
+        classes=tuple(np.where(finite, known.argmax(1), NOT_A_CLASS).tolist()),
         confidences=tuple(np.round(confidences, 4).tolist()),
     )

@@ -13,6 +13,7 @@ import pytest
 from runtime.bundle import Bundle
 from runtime.errors import InputError
 from star_edge.report import make_page
+from star_edge.report.content import percent
 
 pytest.importorskip("plotly", reason="plotly is not installed: pip install 'star-edge[report]'")
 
@@ -167,6 +168,13 @@ def test_answers_of_another_run_are_not_mixed_with_the_verdict(reported, by_hand
     assert made.verdicts == ("failed",)
 
 
+@pytest.mark.parametrize("change", [{"rows": (1,)}, {"labels": (0, 0, 0, 1, 1, 2, 2, 9)}, {"clips": ()}, {"answers": ()}])
+def test_answers_that_contradict_themselves_are_not_shown(reported, by_hand, change):
+    bundle = Bundle.open(reported)
+    by_hand.write(bundle, "predictions", by_hand.predictions(bundle, **change))
+    assert "the report contradicts itself" in {entry.reason for entry in make_page([reported]).missing}
+
+
 def test_figures_that_need_a_warning_have_one(reported, by_hand):
     bundle = Bundle.open(reported)
     rows = [msgspec.structs.replace(row, preemptions_per_s=900.0, calls=5) for row in by_hand.bench(bundle).results]
@@ -210,6 +218,13 @@ def test_answers_that_are_not_finite_count_as_wrong(reported, by_hand):
     page = page_of(reported)
     assert page.rows["wave"][1] == "33.3 %"
     assert page.data["charts"]["confusion"]["data"][0]["text"][0] == ["1", "1", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(1.0, "100.0 %"), (0.9998, "99.980 %"), (0.9994, "99.9 %"), (0.0, "0.0 %"), (None, "-")]
+)
+def test_a_share_is_never_rounded_up_to_all(share, text):
+    assert percent(share) == text
 
 
 def test_hostile_names_stay_text(tiny_bundle, by_hand):
