@@ -81,12 +81,13 @@ def _is_quantised(node: NodeProto, makers: dict[str, NodeProto]) -> bool:
 
 def _types(model: ModelProto) -> dict[str, str]:
     """Tensor -> precision, or another type's name; empty for a graph whose types contradict each other."""
+    from google.protobuf.message import DecodeError
     from onnx import shape_inference
 
     names = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
     try:
         graph = shape_inference.infer_shapes(model).graph
-    except (shape_inference.InferenceError, ValueError, RuntimeError):
+    except (shape_inference.InferenceError, DecodeError, ValueError, RuntimeError):
         return {}
     values = [*graph.value_info, *graph.input, *graph.output]
     kinds = {value.name: type_name(value.type.tensor_type.elem_type) for value in values}

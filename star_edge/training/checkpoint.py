@@ -14,7 +14,7 @@ from torch import Tensor
 from runtime.errors import InputError, MismatchError
 from runtime.features import FeatureRecipe
 from runtime.files import write_atomic
-from runtime.readers.decoding import DECODE_ERRORS, reason_of
+from runtime.readers.decoding import reason_of
 from runtime.skeleton import Skeleton
 from star_edge import __version__
 from star_edge.models.star import Star, StarConfig
@@ -103,7 +103,7 @@ def load_torch(path: Path) -> dict[str, Any]:
             expected="tensors and plain containers (torch.load(weights_only=True))",
             hint="save it again as a dictionary of state_dict and plain values",
         ) from None
-    except DECODE_ERRORS as error:
+    except Exception as error:  # on damaged bytes torch's unpickler fails in ways of all kinds, assertions among them
         raise InputError(
             "checkpoint cannot be read",
             where=path,
@@ -176,6 +176,13 @@ def _check_weights(checkpoint: Checkpoint, path: Path) -> None:
             where=path,
             found=f"model for (joints, channels, classes) = {found}",
             expected=f"{(skeleton.num_joints, features.channels, len(classes))} from skeleton, features and class names",
+        )
+    if config.layers > len(checkpoint.state_dict):  # a model of millions of layers is not built to find that out
+        raise InputError(
+            "checkpoint has fewer weights than layers",
+            where=path,
+            found=f"{len(checkpoint.state_dict)} weights, {config.layers} layers",
+            expected="several weights a layer",
         )
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in Star(config).state_dict().items()}
