@@ -59,7 +59,7 @@ class Resumption(msgspec.Struct, frozen=True):
     Attributes:
         killed_after: recordings that were done.
         went_on_after: recordings that the second command did not read again.
-        seconds: of both commands.
+        seconds: of both commands, and of the comparison.
         same: the dataset is that of the undisturbed conversion, byte for byte.
     """
 
