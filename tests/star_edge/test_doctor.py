@@ -57,7 +57,7 @@ def test_a_missing_package_and_what_brings_it(pretend: Pretend) -> None:
     assert verb(report, "calibrate").missing == ("lief", "onnxslim")
     assert verb(report, "calibrate").command == "pip install 'star-edge[calibrate]'"
     assert verb(report, "run").ready
-    assert report.command == "pip install 'star-edge[train,calibrate]'"
+    assert report.command == "pip install 'star-edge[train,calibrate,report]'"
 
 
 def test_an_optional_package_leaves_the_verb_ready(pretend: Pretend) -> None:
