@@ -25,6 +25,7 @@ def render() -> str:
     """README's part between the markers, from the files in ``results/``."""
     results = {path.stem: json.loads(path.read_bytes()) for path in sorted((HERE / "results").glob("*.json"))}
     parts = [_accuracy(results), *_methods(results)]
+    parts += [_trained(name, results[f"qat-{name}"]) for name in _SETS if f"qat-{name}" in results]
     for name in _SETS:
         if f"verify-{name}" in results:
             parts.append(_verified(name, results[f"verify-{name}"]))
@@ -98,6 +99,34 @@ def _noise(score: dict[str, Any]) -> str:
 
 def _judged(score: dict[str, Any]) -> str:
     return f"{score['top1']:.2%}, {score['agreement']:.1%}, {'passed' if score['passed'] else 'missed'}"
+
+
+def _trained(name: str, report: dict[str, Any]) -> str:
+    """INT8 after training and by quantisation-aware training, of each model the latter was measured on."""
+    lines = [
+        f"Quantisation-aware training ({report['epochs']} epochs) on {_SETS[name]}, of a model fitted on train alone, as it is and made hard"
+        f" for INT8 ([how](benchmarks/qat.py)): top-1 in INT8, clips of the same class as fp32, gate, each beside fp32 of the same weights"
+        f" ([qat-{name}.json](benchmarks/results/qat-{name}.json), {report['host']['date'][:10]}):\n",
+        "| model | clips | fp32 | calibrated, by the best method on val | fp32 after training | INT8 after training |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for model in dict.fromkeys(row["model"] for row in report["rows"]):
+        rows = [row for row in report["rows"] if row["model"] == model]
+        best = max((row for row in rows if not row["trained"] and row["part"] == "val"), key=_merit)["method"]
+        for part in ("val", "test"):
+            here = {(row["trained"], row["method"]): row["score"] for row in rows if row["part"] == part}
+            calibrated, trained = here[False, best], here[True, "trained"]
+            lines.append(
+                f"| {model} | {calibrated['samples']} {part} | {calibrated['reference_top1']:.2%} | {best}: {_judged(calibrated)}"
+                f" | {trained['reference_top1']:.2%} | {_judged(trained)} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _merit(row: dict[str, Any]) -> tuple[float, float]:
+    """By which a method is chosen."""
+    score = row["score"]
+    return score["agreement"], float("inf") if score["sqnr_db"] is None else score["sqnr_db"]
 
 
 def _verified(name: str, record: dict[str, Any]) -> str:

@@ -71,13 +71,13 @@ def find_ranges(model: Star, batches: Callable[[], Batches]) -> dict[str, float]
     def enlarge(key: str, values: Tensor) -> None:
         amax[key] = max(amax[key], float(values.abs().max()))
 
-    _show_inputs(model, batches(), enlarge)
+    show_inputs(model, batches(), enlarge)
     histograms = Histograms(amax)
-    _show_inputs(model, batches(), lambda key, values: histograms.add(key, values.numpy()))
+    show_inputs(model, batches(), lambda key, values: histograms.add(key, values.numpy()))
     return {key: max(histograms.range_by("mse", key), AMAX_FLOOR) for key in amax}
 
 
-def _show_inputs(model: Star, batches: Batches, see: Callable[[str, Tensor], None]) -> None:
+def show_inputs(model: Star, batches: Batches, see: Callable[[str, Tensor], None]) -> None:
     """Run the float model in eval mode and show ``see`` the input of each quantised module."""
     training = model.training
     with contextlib.ExitStack() as stack:

@@ -257,7 +257,7 @@ class Trainer:
         """Validate, save the best weights and the state to resume from."""
         self.epoch += 1
         validation = self._validate()
-        best = validation is None or validation > self.best
+        best = validation is None or self._is_better(validation)
         if best:
             self.best = self.best if validation is None else validation
             if self.epoch == 1:  # the state of an earlier run in this folder does not belong to the checkpoint that comes now
@@ -275,6 +275,10 @@ class Trainer:
         }
         save_torch(state, self.out / "last.pt")
         return Epoch(self.epoch, self.recipe.epochs, loss, accuracy, validation, best)
+
+    def _is_better(self, validation: float) -> bool:
+        """Whether an epoch is kept; of equal ones the first."""
+        return validation > self.best
 
     def _validate(self) -> float | None:
         if not len(self.task.validation):

@@ -91,6 +91,10 @@ class QatTrainer(Trainer):
         set_ranges(self.model, find_ranges(self.model, self._calibration_batches))
         return super()._fit_epoch()
 
+    def _is_better(self, validation: float) -> bool:
+        """Of equal ones the last, whose weights have settled; they all begin where val is good already."""
+        return validation >= self.best
+
     def _calibration_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         for rows, cu_seqlens, _ in packed_batches(
             self.calibration, self.task.skeleton, self.recipe.features, FRAMES_PER_BATCH

@@ -98,19 +98,9 @@ PAPER = Recipe(
     features=FeatureRecipe(centre="none"),
 )
 
-# What quantisation-aware training changes in the recipe its model was trained with. The steps are a tenth as large or less: the
-# weights are to settle beside where they are. Rounding is noise enough, so nothing is dropped; clips are augmented as before.
-QAT: dict[str, Any] = {
-    "name": "qat",
-    "epochs": 8,
-    "schedule": "cosine",
-    "lr": 2e-4,
-    "warmup_epochs": 1.0,
-    "ema": 0.0,
-    "dropout": 0.0,
-    "attention_dropout": 0.0,
-    "head_dropout": 0.0,
-}
+# What quantisation-aware training changes in the recipe its model was trained with: a few epochs, with smaller steps. Dropout,
+# averaging and augmentation stay, because the few clips are known by heart already.
+QAT: dict[str, Any] = {"name": "qat", "epochs": 8, "schedule": "cosine", "lr": 1e-3, "warmup_epochs": 1.0}
 
 RECIPES = {recipe.name: recipe for recipe in (DEFAULT, PAPER)}
 

@@ -76,7 +76,7 @@ def write_start(data: Path, path: Path, offset: float) -> Path:
     weights = build_model(CONFIG).state_dict()
     offset_norms(weights, offset)
     entry = DataEntry(str(data), "small", SPLIT, open_dataset(data).meta.sha256)
-    recipe = {"augmentation": {}, "label_smoothing": 0.0}
+    recipe = {"augmentation": {}, "label_smoothing": 0.0, "dropout": 0.0, "head_dropout": 0.0}
     checkpoint = Checkpoint(ModelEntry("star-64", CONFIG), weights, NITE15, FeatureRecipe(), CLASSES, entry, recipe=recipe)
     save_checkpoint(checkpoint, path)
     return path
@@ -278,8 +278,8 @@ def test_the_recipe_is_that_of_the_model_with_small_steps() -> None:
     features = FeatureRecipe(channels=3)
     recipe = qat_recipe({"label_smoothing": 0.3, "lr": 1.0, "seed": 5, "name": "mine"}, features, epochs=3)
     assert (recipe.name, recipe.label_smoothing, recipe.epochs, recipe.features) == ("qat", 0.3, 3, features)
-    assert recipe.lr < DEFAULT.lr / 5
-    assert recipe.dropout == recipe.head_dropout == recipe.ema == 0
+    assert recipe.lr < DEFAULT.lr
+    assert (recipe.dropout, recipe.ema) == (DEFAULT.dropout, DEFAULT.ema)
 
 
 def test_nothing_is_printed(start: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
