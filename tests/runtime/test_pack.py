@@ -198,7 +198,12 @@ def test_clips_come_back_as_they_were(packed: Path, tiny_bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(None, "no clips"), (b"zip?", "cannot read the .npz file"), (clips([0, 4]), "other classes"), (clips([-1, 0]), "other classes")],
+    [
+        (None, "no clips"),
+        (b"zip?", "cannot read the .npz file"),
+        (clips([0, 4]), "other classes"),
+        (clips([-1, 0]), "other classes"),
+    ],
 )
 def test_clips_that_cannot_be_used(tiny_bundle: Path, data: bytes | None, message: str) -> None:
     out = tiny_bundle.parent / "x.star.zip"
