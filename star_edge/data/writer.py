@@ -87,12 +87,16 @@ class DatasetWriter:
     def _begin(self) -> None:
         """Open the files to go on with, cleared of what belongs to another plan."""
         self._journal = Journal(self._partial / "journal.jsonl")
-        if not self._journal.belongs_to(self._plan):
+        path = self._folder / "xyz.npy"
+        if not (
+            self._journal.belongs_to(self._plan) and path.is_file()
+        ):  # a kill after the last rename leaves the journal alone
             shutil.rmtree(self._folder, ignore_errors=True)
-            (self._folder / "splits").mkdir(parents=True)
-            (self._folder / "xyz.npy").write_bytes(bytes(_HEADER_BYTES))
+            self._folder.mkdir(exist_ok=True)
+            path.write_bytes(bytes(_HEADER_BYTES))
             self._journal.start(self._plan)
-        self._xyz: BinaryIO = (self._folder / "xyz.npy").open("r+b")
+        (self._folder / "splits").mkdir(exist_ok=True)
+        self._xyz: BinaryIO = path.open("r+b")
 
     def _name_place(self, error: BaseException | None) -> None:
         """Say where it was written: a full disk does not say which file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -219,6 +220,19 @@ def test_whatever_a_kill_left_on_the_disk(file: str, share: float, damage: str, 
         left.write_bytes(data[:at] + (b"" if damage == "cut" else b"\x00\xff" + data[at + 2 :]))
         convert(recordings, out)
         assert Dataset.open(out).sha256() == whole
+
+
+@pytest.mark.parametrize("gone", ["dataset", "dataset/xyz.npy", "dataset/splits"])
+def test_killed_while_a_partial_folder_was_moved_or_removed(tmp_path: Path, recordings: Path, whole: str, gone: str) -> None:
+    """The journal is there, and what it speaks of is in its place already, or on its way out."""
+    out = tmp_path / "out"
+    path = interrupt(recordings, out, 12) / gone
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    assert convert(recordings, out).sha256 == Dataset.open(out).sha256() == whole
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_line_that_lacks_only_its_end_is_written_again(tmp_path: Path, recordings: Path, whole: str) -> None:
