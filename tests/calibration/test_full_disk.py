@@ -6,13 +6,12 @@ stands here because the small bundle and data set do.
 
 from __future__ import annotations
 
-import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,16 +42,6 @@ TEMPORARY = {
     "calibrate again": ("File too large", "star-edge-"),
     "verify": ("ONNX Runtime could not write its profile", "star-edge-"),
 }
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture
@@ -112,7 +101,11 @@ def refused(found: tuple[int, str, str], reason: str, file: str) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_files_that_may_not_grow(
-    prepare: Callable[[str, Path], list[str]], star_edge: Command, tmp_path: Path, verb: str
+    prepare: Callable[[str, Path], list[str]],
+    star_edge: Command,
+    files_of_at_most: Callable[[int], Any],
+    tmp_path: Path,
+    verb: str,
 ) -> None:
     command = prepare(verb, tmp_path)
     before = contents(tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -178,15 +177,15 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path, mixed: Path, reads: l
 
 
 def test_a_conversion_goes_on_when_the_disk_has_room_again(
-    tmp_path: Path, recordings: Path, reads: list[str], whole: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    recordings: Path,
+    reads: list[str],
+    whole: str,
+    caplog: pytest.LogCaptureFixture,
+    files_of_at_most: Callable[[int], Any],
 ) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
-    try:
-        with pytest.raises(OSError, match="File too large") as caught:
-            convert(recordings, tmp_path / "out")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with files_of_at_most(200_000), pytest.raises(OSError, match="File too large") as caught:
+        convert(recordings, tmp_path / "out")
     assert str(caught.value.filename).endswith(".out.partial")
     assert "the same command goes on from there" in caplog.text
     read = len(reads)

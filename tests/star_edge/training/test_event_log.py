@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,16 +22,6 @@ def scalars(path: Path) -> list[tuple[int, str, float]]:
     return [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
 
 
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_what_is_appended_is_read(tmp_path: Path) -> None:
     path = new_event_file(tmp_path)
     append_scalars(path, 1, {"loss": 2.0, "accuracy/fit": 0.5})
@@ -41,7 +30,7 @@ def test_what_is_appended_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("room", [0, 1, 40])
-def test_full_disk(tmp_path: Path, room: int) -> None:
+def test_full_disk(tmp_path: Path, files_of_at_most: Callable[[int], Any], room: int) -> None:
     path = new_event_file(tmp_path)
     with files_of_at_most(room), pytest.raises(OSError, match=path.name):
         append_scalars(path, 1, {"loss": 2.0})
