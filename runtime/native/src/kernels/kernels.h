@@ -1,0 +1,142 @@
+// What an instruction set provides: the arithmetic of a STAR model on tiles of eight frames.
+//
+// A tile holds eight consecutive frames of one clip. Its activations are channel-major, [channel][joint * 8 + frame] with rows
+// of `stride`: a vector register holds one channel of many tokens, so normalisations and softmax need no work across lanes,
+// and any head_dim, joint count and width runs on the same code. Frames beyond the clip's end are computed from zeros and left
+// out of every sum. Only keys and values of the temporal branch are token-major, [joint * 8 + frame][channel], as k (x) v
+// wants them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "model.h"
+
+namespace star {
+
+constexpr int kTileFrames = 8;
+
+/// Memory for vector loads and stores.
+constexpr std::size_t kAlignment = 64;
+
+struct AlignedDelete {
+    void operator()(float *memory) const { ::operator delete[](memory, std::align_val_t(kAlignment)); }
+};
+using AlignedFloats = std::unique_ptr<float[], AlignedDelete>;
+
+/// Zeroed; throws std::bad_alloc.
+AlignedFloats allocate_floats(std::size_t count);
+
+/// Sizes every kernel needs.
+struct Shape {
+    int joints, channels, classes, dim, heads, head_dim, layers, hidden;
+    int tokens;      // of a tile: joints * kTileFrames
+    int stride;      // from one channel of a tile to the next: tokens in whole cache lines
+    int padded_dim;  // dim in whole vectors: row of keys, of values
+    /// Floats of a clip's k (x) v and key sums: [joint][head][head_dim][head_dim], then [joint][padded_dim].
+    std::size_t state_size() const { return state_products() + static_cast<std::size_t>(joints) * padded_dim; }
+    std::size_t state_products() const { return static_cast<std::size_t>(joints) * dim * head_dim; }
+    std::size_t tile_size() const { return static_cast<std::size_t>(dim) * stride; }
+};
+
+/// A linear layer x W^T + b, packed for the instruction set. All arrays are padded to whole blocks.
+struct Linear {
+    int inputs = 0, outputs = 0;
+    AlignedFloats weights;          // packed, of the precision's own layout
+    AlignedFloats bias;             // [outputs]
+    AlignedFloats scale;            // int8: of each output, input's and weight's scale and any folded factor
+    AlignedFloats start;            // int8, as int32: what an output's sum begins with
+    float inverse_input_scale = 0;  // int8: 127 / amax of the input
+    bool low_precision = false;     // multiplied in the program's precision, not in float32
+};
+
+struct Norm {
+    AlignedFloats weight, bias;  // [dim]
+};
+
+struct SpatialEncoder {
+    Linear qkv;  // query rows times log2(e) / sqrt(head_dim), so that softmax is exp2 of the product
+    Norm norm1;
+    Linear linear1, linear2;
+    Norm norm2;
+};
+
+struct TemporalEncoder {
+    Linear query;      // times head_dim^(-1/4)
+    Linear key_value;  // token-major: [keys times head_dim^(-1/4), padded | values, padded]
+    Norm norm1;
+    Linear linear1, linear2;
+    Norm norm2;
+};
+
+struct Layer {
+    SpatialEncoder spatial;
+    TemporalEncoder temporal;
+};
+
+/// A model packed for one instruction set and precision.
+struct Weights {
+    Shape shape;
+    AlignedFloats input_scale, input_shift;  // [joint * channels], BatchNorm folded
+    Linear embedding;                        // float32
+    std::vector<Layer> layers;
+    std::vector<int> edge_starts, edge_ends;  // [joints + 1]; neighbours of joint i are edge_ends[edge_starts[i]...]
+    AlignedFloats context;                    // [dim, dim]
+    Linear head_hidden, head_output;
+};
+
+/// How a linear layer is to be packed.
+struct LinearSource {
+    const float *weight;   // [outputs, inputs]
+    const float *bias;     // [outputs] or null
+    const float *factors;  // [outputs] or null: folded into weights, or into the scales of int8
+    int inputs, outputs;
+    bool token_major;
+    bool low_precision;
+    float input_amax;  // int8
+};
+
+/// Scratch of one thread.
+struct Scratch {
+    explicit Scratch(const Shape &shape);
+    AlignedFloats a, b, c, d, e;          // a tile each, rows in whole blocks; `a` three of them, for q, k, v
+    AlignedFloats packed, packed_hidden;  // a tile's activations in the precision of the products
+    AlignedFloats rows;                   // keys and values of one joint [kTileFrames][2 * padded_dim]
+    AlignedFloats hidden, logits;         // of the head, whole vectors
+};
+
+/// The functions of one instruction set and precision. All work on one tile unless said otherwise.
+struct Kernels {
+    const char *products;  // see star_model_info
+
+    /// Pack a linear layer; float32 whatever the precision unless source.low_precision.
+    void (*pack)(const LinearSource &source, Linear &linear);
+    int lanes;  // rows of keys and of values are padded to whole vectors
+
+    /// x = positions + embedding of features [frames][joint][channel]; positions [dim][8].
+    void (*embed)(const Weights &weights, const float *features, int frames, const float *positions, float *x,
+                  Scratch &scratch);
+
+    /// Add keys (x) values and key sums of a layer over the tile's frames to state, or set state where first.
+    void (*add_state)(const Weights &weights, int layer, const float *x, int frames, bool first, float *state,
+                      Scratch &scratch);
+
+    /// x = spatial(x) + temporal(x), with the clip's state of the layer.
+    void (*layer)(const Weights &weights, int layer, const float *state, float *x, Scratch &scratch);
+
+    /// sums [dim][joint] += x over the tile's frames, or = where first.
+    void (*add_mean)(const Shape &shape, const float *x, int frames, bool first, float *sums);
+
+    /// context [dim][joint] = tanh of mean [dim][joint] times the context weight. Not a tile's: one clip's.
+    void (*context)(const Weights &weights, const float *mean, float *context);
+
+    /// sums [dim][joint] += gate * x over the tile's frames, or = where first; gate = sigmoid(x . context).
+    void (*add_gated)(const Shape &shape, const float *x, const float *context, int frames, bool first, float *sums);
+
+    /// out = a linear layer of the head on one vector; both padded to whole vectors.
+    void (*head)(const Linear &linear, const float *in, bool silu, float *out, Scratch &scratch);
+};
+
+}  // namespace star

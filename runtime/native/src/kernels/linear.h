@@ -1,0 +1,270 @@
+// Linear layers on a tile, in either layout of the result.
+#pragma once
+
+#include "kernels/kernels.h"
+#include "kernels/products.h"
+
+namespace star::STAR_TARGET {
+
+/// Register tile: sums of kRows outputs (or tokens) by kColumns vectors. It fills the registers beside one row of operands.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRows = 8, kColumns = 3;
+#else
+constexpr int kRows = 4, kColumns = 3;
+#endif
+
+constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+template <class P>
+constexpr int units(int channels) {
+    return (channels + P::per_unit - 1) / P::per_unit;
+}
+
+/// Floats [kRows][C] of a register tile.
+template <int N, int C>
+using Block = Floats<N>[kRows][C];
+
+/// sums[r][c] += scalars[i][r] * vectors[i][c] over i. One of the two are weights; with kTokenMajor the vectors are.
+template <class P, int N, int C, bool kTokenMajor>
+[[gnu::always_inline]] inline void multiply(typename P::template Sum<N> (&sums)[kRows][C], const typename P::Unit *scalars,
+                                            std::size_t scalar_stride, const typename P::Unit *vectors,
+                                            std::size_t vector_stride, int steps) {
+    using Operand = typename P::template Operand<N>;
+    for (int i = 0; i < steps; i++) {
+        Operand row[C];
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++) row[c] = P::template vector<N>(vectors + i * vector_stride + c * N);
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; r++) {
+            const Operand scalar = P::template broadcast<N>(scalars + i * scalar_stride + r);
+#pragma GCC unroll 8
+            for (int c = 0; c < C; c++) {
+                if constexpr (kTokenMajor) {
+                    P::template multiply_add<N>(sums[r][c], row[c], scalar);
+                } else {
+                    P::template multiply_add<N>(sums[r][c], scalar, row[c]);
+                }
+            }
+        }
+    }
+}
+
+/// Channel-major: result(output, block) for kRows outputs at a time of C vectors of tokens from `token` on.
+template <class P, int N, int C, class Result>
+[[gnu::always_inline]] inline void linear_columns(const Linear &layer, const typename P::Unit *x, int stride, int token,
+                                                  const Result &result) {
+    const auto *weights = reinterpret_cast<const typename P::Unit *>(layer.weights.get());
+    const auto *start = reinterpret_cast<const int32_t *>(layer.start.get());
+    const float *bias = layer.bias.get(), *scale = layer.scale.get();
+    const int steps = units<P>(layer.inputs), outputs = layer.outputs;
+    for (int output = 0; output < outputs; output += kRows) {
+        typename P::template Sum<N> sums[kRows][C];
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 8
+            for (int c = 0; c < C; c++) {
+                if constexpr (P::integer) {
+                    sums[r][c] = start[output + r];
+                } else {
+                    sums[r][c] = bias[output + r];
+                }
+            }
+        }
+        multiply<P, N, C, false>(sums, weights + static_cast<std::size_t>(output) * steps, kRows, x + token, stride, steps);
+        if constexpr (P::integer) {
+            Block<N, C> block;
+#pragma GCC unroll 16
+            for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 8
+                for (int c = 0; c < C; c++)
+                    block[r][c] = stdx::static_simd_cast<Floats<N>>(sums[r][c]) * scale[output + r] + bias[output + r];
+            }
+            result(output, block);
+        } else {
+            result(output, sums);
+        }
+    }
+}
+
+/// Calls body(token, lanes, columns) so that all tokens of a tile are covered once; the last two as compile-time numbers.
+template <class Body>
+[[gnu::always_inline]] inline void for_token_groups(int tokens, const Body &body) {
+    int token = 0;
+    for (; token + kColumns * kLanes <= tokens; token += kColumns * kLanes)
+        body(token, std::integral_constant<int, kLanes>(), std::integral_constant<int, kColumns>());
+    for (; token + kLanes <= tokens; token += kLanes)
+        body(token, std::integral_constant<int, kLanes>(), std::integral_constant<int, 1>());
+    if constexpr (kLanes > kTileFrames) {
+        for (; token < tokens; token += kTileFrames)
+            body(token, std::integral_constant<int, kTileFrames>(), std::integral_constant<int, 1>());
+    }
+}
+
+/// Token-major: result(row, output, block) for the tile's frames of one joint, which begin at `token`, kRows of them at a
+/// time, and every output, padded to whole vectors.
+template <class P, class Result>
+inline void linear_rows(const Linear &layer, const typename P::Unit *x, int stride, int token, const Result &result) {
+    static_assert(kTileFrames % kRows == 0);
+    const auto *weights = reinterpret_cast<const typename P::Unit *>(layer.weights.get());
+    const auto *start = reinterpret_cast<const uint32_t *>(layer.start.get());
+    const float *bias = layer.bias.get(), *scale = layer.scale.get();
+    const int steps = units<P>(layer.inputs), width = layer.outputs;  // a multiple of kLanes
+    const auto rows = [=](int row, int output, auto columns) {
+        constexpr int C = columns();
+        typename P::template Sum<kLanes> sums[kRows][C];
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 8
+            for (int c = 0; c < C; c++) {
+                if constexpr (P::integer) {
+                    sums[r][c] = load_bits<kLanes>(start + output + c * kLanes);
+                } else {
+                    sums[r][c] = load<kLanes>(bias + output + c * kLanes);
+                }
+            }
+        }
+        multiply<P, kLanes, C, true>(sums, x + token + row, stride, weights + output, width, steps);
+        if constexpr (P::integer) {
+            Block<kLanes, C> block;
+#pragma GCC unroll 16
+            for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 8
+                for (int c = 0; c < C; c++) {
+                    const int column = output + c * kLanes;
+                    block[r][c] = stdx::static_simd_cast<Vector>(sums[r][c]) * load<kLanes>(scale + column) +
+                                  load<kLanes>(bias + column);
+                }
+            }
+            result(row, output, block);
+        } else {
+            result(row, output, sums);
+        }
+    };
+    for (int row = 0; row < kTileFrames; row += kRows) {
+        int output = 0;
+        for (; output + kColumns * kLanes <= width; output += kColumns * kLanes)
+            rows(row, output, std::integral_constant<int, kColumns>());
+        for (; output + 2 * kLanes <= width; output += 2 * kLanes) rows(row, output, std::integral_constant<int, 2>());
+        for (; output < width; output += kLanes) rows(row, output, std::integral_constant<int, 1>());
+    }
+}
+
+/// Activations as the units a policy multiplies, [unit][token]: where to put channels and whence to read.
+///
+/// For float32 these are the activations themselves, at `floats`; else they are packed into `packed`.
+template <class P>
+class Activations {
+   public:
+    using Unit = typename P::Unit;
+
+    Activations(float *floats, float *packed, int channels, int stride, float inverse_scale)
+        : floats_(floats),
+          packed_(reinterpret_cast<int32_t *>(packed)),
+          channels_(channels),
+          stride_(stride),
+          inverse_scale_(inverse_scale) {}
+
+    const Unit *units() const {
+        if constexpr (P::per_unit == 1) {
+            return floats_;
+        } else {
+            return reinterpret_cast<const Unit *>(packed_);
+        }
+    }
+
+    /// R channels from `channel` on, a multiple of per_unit. There is room for whole register tiles; what stands beyond the
+    /// last channel in its unit must be zeros.
+    template <int N, int R, int C>
+    void put(int channel, int token, const Floats<N> (&values)[R][C]) const {
+        static_assert(R % P::per_unit == 0);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r += P::per_unit) {
+#pragma GCC unroll 8
+            for (int c = 0; c < C; c++) {
+                if constexpr (P::per_unit == 1) {
+                    store(floats_ + static_cast<std::size_t>(channel + r) * stride_ + token + c * N, values[r][c]);
+                } else {
+                    Floats<N> channels[P::per_unit];
+#pragma GCC unroll 4
+                    for (int i = 0; i < P::per_unit; i++) channels[i] = values[r + i][c];
+                    P::template pack<N>(channels, inverse_scale_)
+                        .copy_to(packed_ + static_cast<std::size_t>((channel + r) / P::per_unit) * stride_ + token + c * N,
+                                 stdx::element_aligned);
+                }
+            }
+        }
+    }
+
+    /// Packs what stands in `floats`.
+    void pack(int tokens) const {
+        if constexpr (P::per_unit > 1) {
+            for_token_groups(tokens, [&](int token, auto lanes, auto columns) {
+                constexpr int N = lanes(), C = columns();
+                for (int channel = 0; channel < channels_; channel += P::per_unit) {
+                    Floats<N> values[P::per_unit][C];
+#pragma GCC unroll 4
+                    for (int i = 0; i < P::per_unit; i++) {
+#pragma GCC unroll 8
+                        for (int c = 0; c < C; c++) {
+                            values[i][c] = 0;
+                            if (channel + i < channels_)
+                                values[i][c] =
+                                    load<N>(floats_ + static_cast<std::size_t>(channel + i) * stride_ + token + c * N);
+                        }
+                    }
+                    put<N, P::per_unit, C>(channel, token, values);
+                }
+            });
+        }
+    }
+
+   private:
+    float *floats_;
+    int32_t *packed_;
+    int channels_, stride_;
+    float inverse_scale_;
+};
+
+/// Fills `linear` from its source, in units of P.
+template <class P>
+void pack_linear(const LinearSource &source, Linear &linear) {
+    const int steps = units<P>(source.inputs);
+    const int outputs = round_up(source.outputs, source.token_major ? kLanes : kRows);
+    linear.inputs = source.inputs;
+    linear.outputs = outputs;
+    linear.bias = allocate_floats(outputs);
+    linear.weights = allocate_floats(static_cast<std::size_t>(outputs) * steps);
+    if constexpr (P::integer) {
+        linear.scale = allocate_floats(outputs);
+        linear.start = allocate_floats(outputs);
+        linear.inverse_input_scale = 127.0f / source.input_amax;
+    }
+    auto *packed = reinterpret_cast<typename P::Unit *>(linear.weights.get());
+    for (int output = 0; output < source.outputs; output++) {
+        const float *row = source.weight + static_cast<std::size_t>(output) * source.inputs;
+        const float factor = source.factors ? source.factors[output] : 1.0f;
+        float amax = 0;
+        for (int i = 0; i < source.inputs; i++) amax = std::max(amax, std::abs(row[i]));
+        const float weight_scale = amax > 0 ? amax / 127.0f : 1.0f;
+        int32_t level_sum = 0;
+        for (int step = 0; step < steps; step++) {
+            float values[P::per_unit] = {};
+            for (int i = 0; i < P::per_unit && step * P::per_unit + i < source.inputs; i++) {
+                const float weight = row[step * P::per_unit + i];
+                values[i] = P::integer ? static_cast<float>(round_int8(weight / weight_scale)) : weight * factor;
+                level_sum += P::integer ? static_cast<int32_t>(values[i]) : 0;
+            }
+            const std::size_t at =
+                source.token_major ? static_cast<std::size_t>(step) * outputs + output
+                                   : static_cast<std::size_t>(output / kRows * kRows) * steps + step * kRows + output % kRows;
+            packed[at] = P::unit(values);
+        }
+        if (source.bias) linear.bias[output] = source.bias[output] * factor;
+        if constexpr (P::integer) {
+            linear.scale[output] = source.input_amax / 127.0f * weight_scale * factor;
+            reinterpret_cast<int32_t *>(linear.start.get())[output] = -P::offset * level_sum;
+        }
+    }
+}
+
+}  // namespace star::STAR_TARGET

@@ -1,0 +1,99 @@
+// Vectors of the instruction set that a file is compiled for: the standard library's std::experimental::simd.
+//
+// Every file of an instruction set defines STAR_TARGET, the name of its namespace, so that the linker never merges code of
+// two.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <experimental/simd>
+
+#ifndef STAR_TARGET
+#error "define STAR_TARGET before including this file"
+#endif
+
+namespace star::STAR_TARGET {
+
+namespace stdx = std::experimental;
+
+#ifdef STAR_SCALAR
+constexpr int kLanes = 1;
+#else
+constexpr int kLanes = stdx::native_simd<float>::size();
+#endif
+
+/// N floats in one register.
+template <int N>
+using Floats = stdx::simd<float, stdx::simd_abi::deduce_t<float, N>>;
+template <int N>
+using Ints = stdx::simd<int32_t, stdx::simd_abi::deduce_t<int32_t, N>>;
+
+using Vector = Floats<kLanes>;
+
+template <int N>
+inline Floats<N> load(const float *from) {
+    return Floats<N>(from, stdx::element_aligned);
+}
+
+template <class V>
+inline void store(float *to, const V &value) {
+    value.copy_to(to, stdx::element_aligned);
+}
+
+template <int N>
+inline Ints<N> load_bits(const uint32_t *from) {
+    return Ints<N>(reinterpret_cast<const int32_t *>(from), stdx::element_aligned);
+}
+
+template <class To, class From>
+inline To bits_of(const From &from) {
+    static_assert(sizeof(To) == sizeof(From));
+    return std::bit_cast<To>(from);
+}
+
+constexpr float kLog2e = 1.44269504f;
+
+/// 2^x to 2.4e-7 relative for x <= 127; below -126 the smallest normal number.
+template <class V>
+inline V power_of_2(V x) {
+    using Bits = Ints<static_cast<int>(V::size())>;
+    const V shift = 12582912.0f;  // 1.5 * 2^23: its sum with x has round(x) in the lowest bits
+    x = stdx::max(x, V(-126.0f));
+    const V shifted = x + shift;
+    const V fraction = x - (shifted - shift);  // [-0.5, 0.5]
+    // minimax polynomial of 2^f
+    V power = 1.33336498e-3f;
+    power = power * fraction + 9.61793571e-3f;
+    power = power * fraction + 5.55044182e-2f;
+    power = power * fraction + 2.40226261e-1f;
+    power = power * fraction + 6.93147182e-1f;
+    power = power * fraction + 1.0f;
+    return bits_of<V>(bits_of<Bits>(power) + (bits_of<Bits>(shifted) << 23));
+}
+
+/// 1 / (1 + e^-x)
+template <class V>
+inline V sigmoid(V x) {
+    return 1.0f / (1.0f + power_of_2(stdx::min(x * -kLog2e, V(126.0f))));
+}
+
+template <class V>
+inline V silu(V x) {
+    return x / (1.0f + power_of_2(stdx::min(x * -kLog2e, V(126.0f))));
+}
+
+/// elu(x) + 1
+template <class V>
+inline V phi(V x) {
+    V result = x + 1.0f;
+    stdx::where(x <= 0.0f, result) = power_of_2(x * kLog2e);
+    return result;
+}
+
+/// tanh to 1e-7 absolute
+template <class V>
+inline V hyperbolic_tangent(V x) {
+    return 1.0f - 2.0f / (1.0f + power_of_2(stdx::min(x * (2.0f * kLog2e), V(126.0f))));
+}
+
+}  // namespace star::STAR_TARGET

@@ -1,0 +1,530 @@
+// The kernels of a STAR model (star_edge/models/star.py) for one instruction set and product policy; see kernels.h for the
+// layouts.
+#pragma once
+
+#include "kernels/linear.h"
+
+namespace star::STAR_TARGET {
+
+constexpr float kNormEps = 1e-5f, kTemporalEps = 1e-6f;
+
+/// Lanes over the frames of one joint.
+constexpr int kFrameLanes = kLanes < kTileFrames ? kLanes : kTileFrames;
+using Frames = Floats<kFrameLanes>;
+
+/// 1 for the frames of a tile that are the clip's, 0 beyond.
+struct FrameMask {
+    float values[kTileFrames];
+    explicit FrameMask(int frames) {
+        for (int f = 0; f < kTileFrames; f++) values[f] = f < frames ? 1.0f : 0.0f;
+    }
+    Frames at(int frame) const { return load<kFrameLanes>(values + frame); }
+};
+
+/// Calls body with a value of the policy that a linear layer was packed for.
+template <class P, class Body>
+inline auto with_policy(const Linear &layer, const Body &body) {
+    return layer.low_precision ? body(P()) : body(Float32());
+}
+
+/// Takes C vectors of tokens to mean 0 and deviation 1 over their channels. Sums are of differences to the first channel: one
+/// pass, and no digits lost however far the mean is from zero.
+template <int N, int C>
+class Normaliser {
+   public:
+    /// value_at(channel, c) is asked for channel by channel.
+    template <class Value>
+    [[gnu::always_inline]] Normaliser(int channels, const Value &value_at) {
+        Floats<N> pivot[C], sum[C], squares[C];
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++) {
+            pivot[c] = value_at(0, c);
+            sum[c] = 0;
+            squares[c] = 0;
+        }
+        for (int channel = 1; channel < channels; channel++) {
+#pragma GCC unroll 8
+            for (int c = 0; c < C; c++) {
+                const Floats<N> difference = value_at(channel, c) - pivot[c];
+                sum[c] += difference;
+                squares[c] += difference * difference;
+            }
+        }
+        const float inverse_count = 1.0f / static_cast<float>(channels);
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++) {
+            const Floats<N> mean = sum[c] * inverse_count;
+            const Floats<N> variance = stdx::max(squares[c] * inverse_count - mean * mean, Floats<N>(0.0f));
+            inverse_[c] = 1.0f / stdx::sqrt(variance + kNormEps);
+            shift_[c] = -(pivot[c] + mean) * inverse_[c];
+        }
+    }
+
+    Floats<N> operator()(int c, const Floats<N> &value) const { return value * inverse_[c] + shift_[c]; }
+
+   private:
+    Floats<N> inverse_[C], shift_[C];
+};
+
+/// An encoder behind its attention: x1 = LN(attended + x), out = LN(x1 + linear2(SiLU(linear1(x1)))) [+ added].
+///
+/// Vectors of tokens go through all of it one group after the other, so that what is between stays in the first cache. `out`
+/// may be x.
+template <class First, class Second, class Encoder>
+inline void encoder_tail(const Shape &shape, const Encoder &encoder, const float *attended, const float *x, const float *added,
+                         float *out, Scratch &scratch) {
+    const int dim = shape.dim, stride = shape.stride;
+    float *residual = scratch.b.get(), *hidden = scratch.c.get(), *sum = scratch.d.get();
+    const Activations<First> first_input(residual, scratch.packed.get(), dim, stride, encoder.linear1.inverse_input_scale);
+    const Activations<Second> second_input(hidden, scratch.packed_hidden.get(), dim, stride,
+                                           encoder.linear2.inverse_input_scale);
+    const float *gain1 = encoder.norm1.weight.get(), *bias1 = encoder.norm1.bias.get();
+    const float *gain2 = encoder.norm2.weight.get(), *bias2 = encoder.norm2.bias.get();
+    // captured by value throughout: vector stores may alias anything, and what they may alias would be loaded anew after each
+    for_token_groups(shape.tokens, [=, &encoder](int token, auto lanes, auto columns) {
+        constexpr int N = lanes(), C = columns(), kUnit = First::per_unit;
+        const auto at = [=](int channel, int c) { return static_cast<std::size_t>(channel) * stride + token + c * N; };
+
+        const auto first_sum = [=](int channel, int c) {
+            return load<N>(attended + at(channel, c)) + load<N>(x + at(channel, c));
+        };
+        const Normaliser<N, C> first_norm(dim, first_sum);
+        for (int channel = 0; channel < dim; channel += kUnit) {
+            Floats<N> values[kUnit][C];
+#pragma GCC unroll 4
+            for (int i = 0; i < kUnit; i++) {
+#pragma GCC unroll 8
+                for (int c = 0; c < C; c++) {
+                    values[i][c] = 0;
+                    if (channel + i >= dim) continue;
+                    values[i][c] = first_norm(c, first_sum(channel + i, c)) * gain1[channel + i] + bias1[channel + i];
+                    if constexpr (kUnit > 1) store(residual + at(channel + i, c), values[i][c]);
+                }
+            }
+            first_input.template put<N, kUnit, C>(channel, token, values);
+        }
+
+        linear_columns<First, N, C>(encoder.linear1, first_input.units(), stride, token, [=](int output, Block<N, C> &block) {
+#pragma GCC unroll 16
+            for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 8
+                for (int c = 0; c < C; c++) block[r][c] = silu(block[r][c]);
+            }
+            second_input.template put<N, kRows, C>(output, token, block);
+        });
+
+        linear_columns<Second, N, C>(encoder.linear2, second_input.units(), stride, token,
+                                     [=](int output, Block<N, C> &block) {
+#pragma GCC unroll 16
+                                         for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 8
+                                             for (int c = 0; c < C; c++) store(sum + at(output + r, c), block[r][c]);
+                                         }
+                                     });
+        const auto second_sum = [=](int channel, int c) {
+            return load<N>(sum + at(channel, c)) + load<N>(residual + at(channel, c));
+        };
+        const Normaliser<N, C> second_norm(dim, second_sum);
+        for (int channel = 0; channel < dim; channel++) {
+#pragma GCC unroll 8
+            for (int c = 0; c < C; c++) {
+                Floats<N> value = second_norm(c, second_sum(channel, c)) * gain2[channel] + bias2[channel];
+                if (added) value += load<N>(added + at(channel, c));
+                store(out + at(channel, c), value);
+            }
+        }
+    });
+}
+
+/// StarSparseAttention on qkv [3 * dim] channels -> [dim] channels in place of q. `scores` has room for a frame vector a
+/// joint. kBlock channels of a head are kept in registers; kWhole says that they are all of them.
+template <int kBlock, bool kWhole>
+inline void sparse_attention(const Weights &weights, float *qkv, float *scores) {
+    const Shape &shape = weights.shape;
+    const std::size_t n = shape.stride;
+    const int head_dim = kWhole ? kBlock : shape.head_dim;
+    for (int head = 0; head < shape.heads; head++) {
+        float *query = qkv + static_cast<std::size_t>(head) * head_dim * n;
+        const float *key = query + shape.dim * n, *value = key + shape.dim * n;
+        for (int joint = 0; joint < shape.joints; joint++) {
+            const int *neighbours = weights.edge_ends.data() + weights.edge_starts[joint];
+            const int degree = weights.edge_starts[joint + 1] - weights.edge_starts[joint];
+            for (int frame = 0; frame < kTileFrames; frame += kFrameLanes) {
+                float *q = query + joint * kTileFrames + frame;
+                Frames largest = -1e30f;
+                for (int block = 0; block < head_dim; block += kBlock) {
+                    const bool last = block + kBlock == head_dim;
+                    Frames queries[kBlock];
+#pragma GCC unroll 16
+                    for (int c = 0; c < kBlock; c++) queries[c] = load<kFrameLanes>(q + (block + c) * n);
+                    for (int i = 0; i < degree; i++) {
+                        const float *k = key + neighbours[i] * kTileFrames + frame + block * n;
+                        Frames sums[2] = {0, 0};
+                        if (block > 0) sums[0] = load<kFrameLanes>(scores + i * kFrameLanes);
+#pragma GCC unroll 16
+                        for (int c = 0; c < kBlock; c++) sums[c % 2] += queries[c] * load<kFrameLanes>(k + c * n);
+                        const Frames score = sums[0] + sums[1];
+                        if (last) largest = stdx::max(largest, score);
+                        store(scores + i * kFrameLanes, score);
+                    }
+                }
+                Frames total = 0, inverse = 0;
+                for (int block = 0; block < head_dim; block += kBlock) {
+                    Frames sums[kBlock];
+#pragma GCC unroll 16
+                    for (int c = 0; c < kBlock; c++) sums[c] = 0;
+                    for (int i = 0; i < degree; i++) {
+                        Frames weight = load<kFrameLanes>(scores + i * kFrameLanes);
+                        if (block == 0) {
+                            weight = power_of_2(weight - largest);
+                            total += weight;
+                            if (!kWhole) store(scores + i * kFrameLanes, weight);
+                        }
+                        const float *v = value + neighbours[i] * kTileFrames + frame + block * n;
+#pragma GCC unroll 16
+                        for (int c = 0; c < kBlock; c++) sums[c] += weight * load<kFrameLanes>(v + c * n);
+                    }
+                    if (block == 0 && degree > 0) inverse = 1.0f / total;
+#pragma GCC unroll 16
+                    for (int c = 0; c < kBlock; c++) store(q + (block + c) * n, sums[c] * inverse);
+                }
+            }
+        }
+    }
+}
+
+/// StarSegmentedLinearAttention of phi(queries) [dim] channels with a clip's state -> [dim] channels.
+template <int kBlock>
+inline void linear_attention(const Shape &shape, const float *query, const float *state, float *out) {
+    const std::size_t n = shape.stride;
+    const int e = shape.head_dim;
+    const float *key_sums = state + shape.state_products();
+    for (int joint = 0; joint < shape.joints; joint++) {
+        for (int head = 0; head < shape.heads; head++) {
+            const float *products = state + (static_cast<std::size_t>(joint) * shape.heads + head) * e * e;
+            const float *sums = key_sums + static_cast<std::size_t>(joint) * shape.padded_dim + head * e;
+            for (int frame = 0; frame < kTileFrames; frame += kFrameLanes) {
+                const std::size_t at = static_cast<std::size_t>(head) * e * n + joint * kTileFrames + frame;
+                Frames inverse = 0;
+                for (int block = 0; block < e; block += kBlock) {
+                    Frames values[kBlock], total = kTemporalEps;
+#pragma GCC unroll 16
+                    for (int b = 0; b < kBlock; b++) values[b] = 0;
+#pragma GCC unroll 8
+                    for (int a = 0; a < e; a++) {
+                        const Frames q = load<kFrameLanes>(query + at + a * n);
+                        if (block == 0) total += q * sums[a];
+#pragma GCC unroll 16
+                        for (int b = 0; b < kBlock; b++) values[b] += q * products[a * e + block + b];
+                    }
+                    if (block == 0) inverse = 1.0f / total;
+#pragma GCC unroll 16
+                    for (int b = 0; b < kBlock; b++) store(out + at + (block + b) * n, values[b] * inverse);
+                }
+            }
+        }
+    }
+}
+
+/// products [e][e] += keys (x) values of one head over frames, which stand in rows: N values of kBlock keys at a time.
+template <int N, int kBlock>
+inline void add_products(const float *keys, const float *values, std::size_t row, int frames, int e, bool first,
+                         float *products) {
+    for (int a = 0; a < e; a += kBlock) {
+        for (int b = 0; b < e; b += N) {
+            Floats<N> sums[kBlock];
+#pragma GCC unroll 16
+            for (int i = 0; i < kBlock; i++) {
+                sums[i] = 0;
+                if (!first) sums[i] = load<N>(products + (a + i) * e + b);
+            }
+            for (int f = 0; f < frames; f++) {
+                const Floats<N> value = load<N>(values + f * row + b);
+#pragma GCC unroll 16
+                for (int i = 0; i < kBlock; i++) sums[i] += keys[f * row + a + i] * value;
+            }
+#pragma GCC unroll 16
+            for (int i = 0; i < kBlock; i++) store(products + (a + i) * e + b, sums[i]);
+        }
+    }
+}
+
+/// add_products of all heads of a joint, in vectors as wide as head_dim allows.
+inline void add_products(const Shape &shape, const float *keys, const float *values, int frames, bool first, float *products) {
+    const std::size_t row = 2 * shape.padded_dim;
+    const int e = shape.head_dim;
+    const auto heads = [&](auto lanes, auto block) {
+        for (int head = 0; head < shape.heads; head++)
+            add_products<lanes(), block()>(keys + head * e, values + head * e, row, frames, e, first, products + head * e * e);
+    };
+    using std::integral_constant;
+    if (kLanes >= 16 && e % 16 == 0) {
+        heads(integral_constant<int, std::min(kLanes, 16)>(), integral_constant<int, 8>());
+    } else if (kLanes >= 8 && e % 8 == 0) {
+        heads(integral_constant<int, std::min(kLanes, 8)>(), integral_constant<int, 8>());
+    } else if (kLanes >= 4 && e % 4 == 0) {
+        heads(integral_constant<int, std::min(kLanes, 4)>(), integral_constant<int, 4>());
+    } else {
+        heads(integral_constant<int, 1>(), integral_constant<int, 1>());
+    }
+}
+
+/// sums [padded_dim] += keys over frames.
+inline void add_keys(const Shape &shape, const float *keys, int frames, bool first, float *sums) {
+    for (int c = 0; c < shape.padded_dim; c += kLanes) {
+        Vector sum = 0;
+        if (!first) sum = load<kLanes>(sums + c);
+        for (int f = 0; f < frames; f++) sum += load<kLanes>(keys + static_cast<std::size_t>(f) * 2 * shape.padded_dim + c);
+        store(sums + c, sum);
+    }
+}
+
+/// Calls body with the largest of 8, 4, 2, 1 that divides head_dim, as a compile-time number.
+template <class Body>
+inline void with_block(int head_dim, const Body &body) {
+    if (head_dim % 8 == 0) return body(std::integral_constant<int, 8>());
+    if (head_dim % 4 == 0) return body(std::integral_constant<int, 4>());
+    if (head_dim % 2 == 0) return body(std::integral_constant<int, 2>());
+    body(std::integral_constant<int, 1>());
+}
+
+template <class P>
+struct StarKernels {
+    static void pack(const LinearSource &source, Linear &linear) {
+        linear.low_precision = source.low_precision && P::per_unit > 1;
+        if (linear.low_precision) {
+            pack_linear<P>(source, linear);
+        } else {
+            pack_linear<Float32>(source, linear);
+        }
+    }
+
+    static void embed(const Weights &weights, const float *features, int frames, const float *positions, float *x,
+                      Scratch &scratch) {
+        const Shape &shape = weights.shape;
+        const std::size_t n = shape.stride, row = static_cast<std::size_t>(shape.joints) * shape.channels;
+        float *in = scratch.a.get();
+        for (int joint = 0; joint < shape.joints; joint++) {
+            for (int c = 0; c < shape.channels; c++) {
+                const int at = joint * shape.channels + c;
+                float *to = in + c * n + joint * kTileFrames;
+                for (int f = 0; f < kTileFrames; f++)
+                    to[f] = f < frames ? features[f * row + at] * weights.input_scale[at] + weights.input_shift[at] : 0.0f;
+            }
+        }
+        for_token_groups(shape.tokens, [&](int token, auto lanes, auto columns) {
+            constexpr int N = lanes(), C = columns();
+            linear_columns<Float32, N, C>(weights.embedding, in, shape.stride, token, [&](int output, Block<N, C> &block) {
+                for (int r = 0; r < kRows && output + r < shape.dim; r++) {
+                    for (int c = 0; c < C; c++) store(x + (output + r) * n + token + c * N, block[r][c]);
+                }
+            });
+        });
+        for (int c = 0; c < shape.dim; c++) {
+            for (int token = 0; token < shape.tokens; token += kFrameLanes) {
+                float *at = x + c * n + token;
+                store(at, load<kFrameLanes>(at) + load<kFrameLanes>(positions + c * kTileFrames + token % kTileFrames));
+            }
+        }
+    }
+
+    static void add_state(const Weights &weights, int layer, const float *x, int frames, bool first, float *state,
+                          Scratch &scratch) {
+        const Shape &shape = weights.shape;
+        const Linear &key_value = weights.layers[layer].temporal.key_value;
+        float *keys = scratch.rows.get(), *values = keys + shape.padded_dim;
+        const std::size_t row = 2 * shape.padded_dim;
+        with_policy<P>(key_value, [&](auto policy) {
+            using Q = decltype(policy);
+            const auto *units = packed_input<Q>(shape, key_value, x, scratch);
+            const int padded_dim = shape.padded_dim;
+            for (int joint = 0; joint < shape.joints; joint++) {
+                linear_rows<Q>(key_value, units, shape.stride, joint * kTileFrames, [=](int frame, int output, auto &block) {
+                    constexpr int C = std::extent_v<std::remove_reference_t<decltype(block)>, 1>;
+#pragma GCC unroll 16
+                    for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 8
+                        for (int c = 0; c < C; c++) {
+                            const int column = output + c * kLanes;
+                            store(keys + (frame + r) * row + column, column < padded_dim ? phi(block[r][c]) : block[r][c]);
+                        }
+                    }
+                });
+                add_products(shape, keys, values, frames, first,
+                             state + static_cast<std::size_t>(joint) * shape.dim * shape.head_dim);
+                add_keys(shape, keys, frames, first,
+                         state + shape.state_products() + static_cast<std::size_t>(joint) * shape.padded_dim);
+            }
+        });
+    }
+
+    static void layer(const Weights &weights, int index, const float *state, float *x, Scratch &scratch) {
+        const Shape &shape = weights.shape;
+        const Layer &layer = weights.layers[index];
+        float *qkv = scratch.a.get(), *spatial = scratch.e.get();
+
+        project(shape, layer.spatial.qkv, x, qkv, scratch, [](auto value) { return value; });
+        with_block(shape.head_dim, [&](auto block) {
+            if (shape.head_dim == block()) {
+                sparse_attention<block(), true>(weights, qkv, scratch.d.get());
+            } else {
+                sparse_attention<block(), false>(weights, qkv, scratch.d.get());
+            }
+        });
+        finish(shape, layer.spatial, qkv, x, nullptr, spatial, scratch);
+
+        float *query = qkv, *attended = qkv + shape.tile_size();
+        project(shape, layer.temporal.query, x, query, scratch, [](auto value) { return phi(value); });
+        with_block(shape.head_dim, [&](auto block) { linear_attention<block()>(shape, query, state, attended); });
+        finish(shape, layer.temporal, attended, x, spatial, x, scratch);
+    }
+
+    static void add_mean(const Shape &shape, const float *x, int frames, bool first, float *sums) {
+        const FrameMask mask(frames);
+        for (int c = 0; c < shape.dim; c++) {
+            for (int joint = 0; joint < shape.joints; joint++, sums++) {
+                Frames sum = 0;
+                for (int f = 0; f < kTileFrames; f += kFrameLanes)
+                    sum += load<kFrameLanes>(x + joint * kTileFrames + f) * mask.at(f);
+                *sums = (first ? 0.0f : *sums) + stdx::reduce(sum);
+            }
+            x += shape.stride;
+        }
+    }
+
+    static void context(const Weights &weights, const float *mean, float *context) {
+        const Shape &shape = weights.shape;
+        for (int c = 0; c < shape.dim; c++) {
+            float *out = context + static_cast<std::size_t>(c) * shape.joints;
+            for (int joint = 0; joint < shape.joints; joint++) out[joint] = 0;
+            for (int a = 0; a < shape.dim; a++) {
+                const float weight = weights.context[static_cast<std::size_t>(a) * shape.dim + c];
+                for (int joint = 0; joint < shape.joints; joint++)
+                    out[joint] += mean[static_cast<std::size_t>(a) * shape.joints + joint] * weight;
+            }
+            for (int joint = 0; joint < shape.joints; joint++) out[joint] = hyperbolic_tangent(Floats<1>(out[joint]))[0];
+        }
+    }
+
+    static void add_gated(const Shape &shape, const float *x, const float *context, int frames, bool first, float *sums) {
+        const FrameMask mask(frames);
+        for (int joint = 0; joint < shape.joints; joint++) {
+            for (int f = 0; f < kTileFrames; f += kFrameLanes) {
+                const float *at = x + joint * kTileFrames + f;
+                Frames score = 0;
+                for (int c = 0; c < shape.dim; c++)
+                    score += load<kFrameLanes>(at + static_cast<std::size_t>(c) * shape.stride) *
+                             context[static_cast<std::size_t>(c) * shape.joints + joint];
+                const Frames gate = sigmoid(score) * mask.at(f);
+                for (int c = 0; c < shape.dim; c++) {
+                    float &sum = sums[static_cast<std::size_t>(c) * shape.joints + joint];
+                    sum = (first && f == 0 ? 0.0f : sum) +
+                          stdx::reduce(load<kFrameLanes>(at + static_cast<std::size_t>(c) * shape.stride) * gate);
+                }
+            }
+        }
+    }
+
+    static void head(const Linear &linear, const float *in, bool with_silu, float *out, Scratch &scratch) {
+        if (linear.low_precision) {
+            multiply_vector<P>(linear, in, with_silu, out, scratch);
+        } else {
+            multiply_vector<Float32>(linear, in, with_silu, out, scratch);
+        }
+    }
+
+   private:
+    template <class Q>
+    static const typename Q::Unit *packed_input(const Shape &shape, const Linear &linear, const float *x, Scratch &scratch) {
+        const Activations<Q> input(const_cast<float *>(x), scratch.packed.get(), linear.inputs, shape.stride,
+                                   linear.inverse_input_scale);
+        input.pack(shape.tokens);
+        return input.units();
+    }
+
+    /// out = function(linear(x)), channel-major.
+    template <class Function>
+    static void project(const Shape &shape, const Linear &linear, const float *x, float *out, Scratch &scratch,
+                        const Function &function) {
+        with_policy<P>(linear, [&](auto policy) {
+            using Q = decltype(policy);
+            const auto *units = packed_input<Q>(shape, linear, x, scratch);
+            const std::size_t stride = shape.stride;
+            for_token_groups(shape.tokens, [=, &linear](int token, auto lanes, auto columns) {
+                constexpr int N = lanes(), C = columns();
+                linear_columns<Q, N, C>(linear, units, stride, token, [=](int output, Block<N, C> &block) {
+#pragma GCC unroll 16
+                    for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 8
+                        for (int c = 0; c < C; c++) store(out + (output + r) * stride + token + c * N, function(block[r][c]));
+                    }
+                });
+            });
+        });
+    }
+
+    template <class Encoder>
+    static void finish(const Shape &shape, const Encoder &encoder, const float *attended, const float *x, const float *added,
+                       float *out, Scratch &scratch) {
+        with_policy<P>(encoder.linear1, [&](auto first) {
+            with_policy<P>(encoder.linear2, [&](auto second) {
+                encoder_tail<decltype(first), decltype(second)>(shape, encoder, attended, x, added, out, scratch);
+            });
+        });
+    }
+
+    /// Token-major on one token: outputs in lanes.
+    template <class Q>
+    static void multiply_vector(const Linear &linear, const float *in, bool with_silu, float *out, Scratch &scratch) {
+        const auto *x = pack_vector<Q>(in, linear.inputs, linear.inverse_input_scale, scratch.packed.get());
+        const auto *weights = reinterpret_cast<const typename Q::Unit *>(linear.weights.get());
+        const int steps = units<Q>(linear.inputs);
+        for (int output = 0; output < linear.outputs; output += kLanes) {
+            // four sums, so that additions need not wait for each other
+            typename Q::template Sum<kLanes> sums[4];
+            for (int i = 0; i < 4; i++) sums[i] = 0;
+            for (int step = 0; step < steps; step++) {
+                Q::template multiply_add<kLanes>(
+                    sums[step % 4],
+                    Q::template vector<kLanes>(weights + static_cast<std::size_t>(step) * linear.outputs + output),
+                    Q::template broadcast<kLanes>(x + step));
+            }
+            const auto sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+            Vector value;
+            if constexpr (Q::integer) {
+                const auto start = load_bits<kLanes>(reinterpret_cast<const uint32_t *>(linear.start.get()) + output);
+                value = stdx::static_simd_cast<Vector>(sum + start) * load<kLanes>(linear.scale.get() + output);
+            } else {
+                value = sum;
+            }
+            value += load<kLanes>(linear.bias.get() + output);
+            store(out + output, with_silu ? silu(value) : value);
+        }
+    }
+
+    template <class Q>
+    static const typename Q::Unit *pack_vector(const float *in, int channels, float inverse_scale, float *packed) {
+        if constexpr (Q::per_unit == 1) {
+            return in;
+        } else {
+            auto *to = reinterpret_cast<int32_t *>(packed);
+            for (int unit = 0; unit < units<Q>(channels); unit++) {
+                Floats<1> rows[Q::per_unit];
+                for (int i = 0; i < Q::per_unit; i++) {
+                    const int channel = unit * Q::per_unit + i;
+                    rows[i] = channel < channels ? in[channel] : 0.0f;
+                }
+                to[unit] = Q::template pack<1>(rows, inverse_scale)[0];
+            }
+            return reinterpret_cast<const typename Q::Unit *>(packed);
+        }
+    }
+};
+
+template <class P>
+constexpr Kernels make_kernels(const char *products) {
+    using K = StarKernels<P>;
+    return {products, K::pack, kLanes, K::embed, K::add_state, K::layer, K::add_mean, K::context, K::add_gated, K::head};
+}
+
+}  // namespace star::STAR_TARGET

@@ -1,0 +1,195 @@
+#include "star_runner.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace star {
+
+namespace {
+
+// A chunk's sums are as large as nine rows of activations, so a chunk is two tiles at least; and a clip has no more chunks
+// than many cores can share, so that its sums stay small beside its rows.
+constexpr int64_t kChunkTiles = 2, kMostChunks = 64, kChunkGroup = 4;
+// floats of a sum over chunks that one part adds up
+constexpr std::size_t kSumPart = 4096;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t chunks_of(int64_t tiles) {
+    const int64_t wanted =
+        ceil_div(ceil_div(tiles, kChunkTiles), kChunkGroup) * kChunkGroup;  // whole groups: even on 2 and 4 cores
+    return std::min({wanted, kMostChunks, tiles});
+}
+
+/// Rows in whole register tiles or vectors of any instruction set.
+std::size_t rows_of_blocks(int rows) { return (static_cast<std::size_t>(rows) + 15) / 16 * 16; }
+
+}  // namespace
+
+Scratch::Scratch(const Shape &shape)
+    : a(allocate_floats(rows_of_blocks(std::max(3 * shape.dim, shape.channels)) * shape.stride)),
+      b(allocate_floats(rows_of_blocks(shape.dim) * shape.stride)),
+      c(allocate_floats(rows_of_blocks(shape.dim) * shape.stride)),
+      d(allocate_floats(rows_of_blocks(shape.dim) * shape.stride)),
+      e(allocate_floats(rows_of_blocks(shape.dim) * shape.stride)),
+      packed(allocate_floats(std::max(rows_of_blocks(shape.dim) * shape.stride, rows_of_blocks(shape.hidden)))),
+      packed_hidden(allocate_floats(rows_of_blocks(shape.dim) * shape.stride)),
+      rows(allocate_floats(static_cast<std::size_t>(kTileFrames) * 2 * shape.padded_dim)),
+      hidden(allocate_floats(rows_of_blocks(shape.hidden))),
+      logits(allocate_floats(rows_of_blocks(shape.classes))) {}
+
+float *StarRunner::Buffer::of_size(std::size_t count) {
+    if (count > size_) {
+        memory_.reset();
+        size_ = 0;
+        memory_ = allocate_floats(count);
+        size_ = count;
+    }
+    return memory_.get();
+}
+
+StarRunner::StarRunner(std::shared_ptr<const StarProgram> program, int threads)
+    : program_(std::move(program)),
+      kernels_(program_->kernels),
+      weights_(program_->weights),
+      shape_(weights_.shape),
+      pool_(threads) {
+    for (int thread = 0; thread < threads; thread++) scratch_.emplace_back(shape_);
+}
+
+void StarRunner::plan(const int64_t *cu_seqlens, int64_t clips) {
+    clips_.clear();
+    chunks_.clear();
+    int64_t tile = 0, longest = 0;
+    for (int64_t clip = 0; clip < clips; clip++) {
+        const int64_t first_row = cu_seqlens[clip], rows = cu_seqlens[clip + 1] - first_row;
+        const int64_t tiles = ceil_div(rows, kTileFrames), chunks = chunks_of(tiles);
+        clips_.push_back({rows, static_cast<int64_t>(chunks_.size()), chunks});
+        for (int64_t chunk = 0, at = 0; chunk < chunks; chunk++) {
+            const int64_t count = tiles / chunks + (chunk < tiles % chunks);
+            const int64_t row = at * kTileFrames;
+            chunks_.push_back({clip, first_row + row, std::min(rows - row, count * kTileFrames), tile + at, count, at});
+            at += count;
+        }
+        tile += tiles;
+        longest = std::max(longest, tiles);
+    }
+    extend_positions(longest);
+    x_ = tiles_.of_size(tile * shape_.tile_size());
+    chunk_state_ = chunk_states_.of_size(chunks_.size() * shape_.state_size());
+    clip_state_ = clip_states_.of_size(clips * shape_.state_size());
+    context_ = contexts_.of_size(clips * static_cast<std::size_t>(shape_.joints) * shape_.dim);
+}
+
+/// sin((p / 10^4)^(j / dim)) for even channels j, cos for odd ones, 0^0 = 1 (STAR, section 3.3, as the authors' code has it).
+void StarRunner::extend_positions(int64_t tiles) {
+    const int64_t present = static_cast<int64_t>(positions_.size()) / (shape_.dim * kTileFrames);
+    if (tiles <= present) return;
+    positions_.resize(tiles * shape_.dim * kTileFrames);
+    pool_.run(tiles - present, [&](int64_t part, int) {
+        const int64_t tile = present + part;
+        float *at = positions_.data() + tile * shape_.dim * kTileFrames;
+        for (int frame = 0; frame < kTileFrames; frame++) {
+            const double log_position = std::log(static_cast<double>(tile * kTileFrames + frame) / 1e4);  // -inf for the first
+            for (int j = 0; j < shape_.dim; j++) {
+                const double phase = j == 0 ? 1.0 : std::exp(log_position * j / shape_.dim);
+                at[j * kTileFrames + frame] = static_cast<float>(j % 2 == 0 ? std::sin(phase) : std::cos(phase));
+            }
+        }
+    });
+}
+
+/// body(chunk index, chunk, tile within the chunk, its frames, its activations, thread's scratch)
+template <class Body>
+void StarRunner::for_each_tile(const Body &body) {
+    pool_.run(static_cast<int64_t>(chunks_.size()), [&](int64_t index, int thread) {
+        const Chunk &chunk = chunks_[index];
+        for (int64_t tile = 0; tile < chunk.tiles; tile++) {
+            const int frames = static_cast<int>(std::min<int64_t>(kTileFrames, chunk.rows - tile * kTileFrames));
+            body(index, chunk, tile, frames, x_ + (chunk.first_tile + tile) * shape_.tile_size(), scratch_[thread]);
+        }
+    });
+}
+
+/// Each clip's sum over its chunks.
+void StarRunner::add_up_states() {
+    const std::size_t size = shape_.state_size();
+    const int64_t parts = ceil_div(static_cast<int64_t>(size), kSumPart);
+    pool_.run(static_cast<int64_t>(clips_.size()) * parts, [&](int64_t part, int) {
+        const Clip &clip = clips_[part / parts];
+        if (clip.chunks == 0) return;
+        const std::size_t first = part % parts * kSumPart, last = std::min(size, first + kSumPart);
+        float *sum = clip_state_ + part / parts * size;
+        const float *term = chunk_state_ + clip.first_chunk * size;
+        std::copy(term + first, term + last, sum + first);
+        for (int64_t chunk = 1; chunk < clip.chunks; chunk++) {
+            term += size;
+            for (std::size_t i = first; i < last; i++) sum[i] += term[i];
+        }
+    });
+}
+
+/// From the chunks' sums of rows to each clip's context.
+void StarRunner::make_contexts() {
+    const std::size_t size = static_cast<std::size_t>(shape_.joints) * shape_.dim;
+    pool_.run(static_cast<int64_t>(clips_.size()), [&](int64_t index, int thread) {
+        const Clip &clip = clips_[index];
+        float *mean = scratch_[thread].b.get();
+        std::fill_n(mean, size, 0.0f);
+        for (int64_t chunk = 0; chunk < clip.chunks; chunk++) {
+            const float *term = chunk_state_ + (clip.first_chunk + chunk) * shape_.state_size();
+            for (std::size_t i = 0; i < size; i++) mean[i] += term[i];
+        }
+        for (std::size_t i = 0; i < size; i++) mean[i] /= static_cast<float>(std::max<int64_t>(clip.rows, 1));
+        kernels_.context(weights_, mean, context_ + index * size);
+    });
+}
+
+/// From the chunks' gated sums to logits.
+void StarRunner::classify(float *logits) {
+    const std::size_t size = static_cast<std::size_t>(shape_.joints) * shape_.dim;
+    pool_.run(static_cast<int64_t>(clips_.size()), [&](int64_t index, int thread) {
+        const Clip &clip = clips_[index];
+        Scratch &scratch = scratch_[thread];
+        float *pooled = scratch.b.get();
+        std::fill_n(pooled, size, 0.0f);
+        for (int64_t chunk = 0; chunk < clip.chunks; chunk++) {
+            const float *term = chunk_state_ + (clip.first_chunk + chunk) * shape_.state_size();
+            for (std::size_t i = 0; i < size; i++) pooled[i] += term[i];
+        }
+        for (std::size_t i = 0; i < size; i++) pooled[i] /= static_cast<float>(std::max<int64_t>(clip.rows, 1));
+        kernels_.head(weights_.head_hidden, pooled, true, scratch.hidden.get(), scratch);
+        kernels_.head(weights_.head_output, scratch.hidden.get(), false, scratch.logits.get(), scratch);
+        std::copy_n(scratch.logits.get(), shape_.classes, logits + index * shape_.classes);
+    });
+}
+
+void StarRunner::run(const float *features, const int64_t *cu_seqlens, int64_t clips, float *logits) {
+    plan(cu_seqlens, clips);
+    const int64_t row = static_cast<int64_t>(shape_.joints) * shape_.channels;
+    for_each_tile([&](int64_t index, const Chunk &chunk, int64_t tile, int frames, float *x, Scratch &scratch) {
+        kernels_.embed(weights_, features + (chunk.first_row + tile * kTileFrames) * row, frames,
+                       positions_.data() + (chunk.clip_tile + tile) * shape_.dim * kTileFrames, x, scratch);
+        kernels_.add_state(weights_, 0, x, frames, tile == 0, chunk_state_ + index * shape_.state_size(), scratch);
+    });
+    for (int layer = 0; layer < shape_.layers; layer++) {
+        add_up_states();
+        for_each_tile([&](int64_t index, const Chunk &chunk, int64_t tile, int frames, float *x, Scratch &scratch) {
+            float *state = chunk_state_ + index * shape_.state_size();
+            kernels_.layer(weights_, layer, clip_state_ + chunk.clip * shape_.state_size(), x, scratch);
+            if (layer + 1 < shape_.layers) {
+                kernels_.add_state(weights_, layer + 1, x, frames, tile == 0, state, scratch);
+            } else {
+                kernels_.add_mean(shape_, x, frames, tile == 0, state);
+            }
+        });
+    }
+    make_contexts();
+    for_each_tile([&](int64_t index, const Chunk &chunk, int64_t tile, int frames, float *x, Scratch &) {
+        kernels_.add_gated(shape_, x, context_ + chunk.clip * shape_.joints * shape_.dim, frames, tile == 0,
+                           chunk_state_ + index * shape_.state_size());
+    });
+    classify(logits);
+}
+
+}  // namespace star
