@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 import re
@@ -13,8 +14,14 @@ from pathlib import Path
 
 import pytest
 
+import star_edge
+from runtime.errors import MismatchError
+from runtime.native import library_path
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("star_edge", "runtime", "exporters", "calibration")
+# what every Linux has; anything else would have to be installed on a board beside the library
+SYSTEM_LIBRARIES = {"libc.so.6", "libgcc_s.so.1", "libm.so.6", "libstdc++.so.6"}
 EXTRAS_OF_MAKE = ("train", "calibrate", "report", "browser", "dev", "pyg", "tensorrt-rtx", "fuzz")
 
 
@@ -48,29 +55,70 @@ def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subp
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy, so that no build folder is left in the repository."""
-    source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, source)
-    for package in PACKAGES:
-        shutil.copytree(REPOSITORY / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    """A wheel built from the source distribution, which so is known to be whole."""
     out = tmp_path_factory.mktemp("wheel")
-    built = run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", out, source)
-    assert built.returncode == 0, built.stderr
-    return next(out.glob("star_edge-*.whl"))
+    make_sdist = "import sys; from scikit_build_core.build import build_sdist; build_sdist(sys.argv[1])"
+    packed = run(sys.executable, "-c", make_sdist, out, cwd=REPOSITORY)
+    assert packed.returncode == 0, packed.stderr
+    (sdist,) = out.glob("star_edge-*.tar.gz")
+    built = run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", out, sdist)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (found,) = out.glob("star_edge-*.whl")
+    return found
 
 
-def test_the_wheel_holds_every_file_of_the_packages_and_the_licence(wheel: Path) -> None:
+def belongs_into_the_wheel(path: Path) -> bool:
+    """Of the C++ only the header, for programs that link the library."""
+    native = REPOSITORY / "runtime" / "native"
+    is_source = native in path.parents and path.parent != native and native / "include" not in path.parents
+    return path.is_file() and "__pycache__" not in path.parts and path.name != "CMakeLists.txt" and not is_source
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_file_of_the_packages_and_the_licences(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     files = {
         path.relative_to(REPOSITORY).as_posix()
         for package in PACKAGES
         for path in (REPOSITORY / package).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if belongs_into_the_wheel(path)
     }
-    assert files <= held
-    assert any(name.endswith("licenses/LICENSE") for name in held)
-    assert {name.split("/")[0] for name in held if "dist-info" not in name} == set(PACKAGES)
+    library = "runtime/native/lib/libstar_edge.so"
+    assert {name for name in held if name.split("/")[0] in PACKAGES} == files | {library}
+    assert {name.split("/")[-1] for name in held if "/licenses/" in name} == {"LICENSE", "NOTICE"}
+    assert any(name.endswith("/scripts/star-run") for name in held)
+    assert {name.split("/")[0] for name in held if not re.search(r"\.(dist-info|data)/", name)} == set(PACKAGES)
+
+
+@pytest.mark.slow
+def test_the_wheel_fits_every_python_and_stays_small(wheel: Path) -> None:
+    assert re.search(r"-py3-none-linux_\w+\.whl$", wheel.name)
+    assert wheel.stat().st_size <= 5_000_000
+
+
+@pytest.mark.slow
+def test_what_the_wheel_brings_needs_nothing_beside_it(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    (program,) = tmp_path.glob("*.data/scripts/star-run")
+    for binary in (program, tmp_path / "runtime" / "native" / "lib" / "libstar_edge.so"):
+        listed = run("readelf", "--dynamic", "--wide", binary)
+        needed = set(re.findall(r"\(NEEDED\).*\[(.+)\]", listed.stdout))
+        assert needed
+        assert {name for name in needed if not name.startswith("ld-linux")} <= SYSTEM_LIBRARIES
+
+
+def test_the_installed_library_is_of_this_version() -> None:
+    """`make native` after a change of the C++ keeps it so."""
+    library = ctypes.CDLL(str(library_path()))
+    library.star_version.restype = ctypes.c_char_p
+    assert library.star_version().decode() == star_edge.__version__
+
+
+def test_a_missing_library_names_the_command_that_builds_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("runtime.native.__path__", [str(tmp_path)])
+    with pytest.raises(MismatchError, match="make native") as failure:
+        library_path()
+    assert failure.value.expected == str(tmp_path / "lib" / "libstar_edge.so")
 
 
 def test_every_extra_that_a_message_names_exists() -> None:
@@ -117,9 +165,9 @@ def test_make_help_lists_the_targets() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     listed = run("make", "help", cwd=REPOSITORY)
     assert listed.returncode == 0, listed.stderr
-    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
     assert phony
-    for target in phony[1].split():
+    for target in phony[1].replace("\\\n", " ").split():
         assert re.search(rf"^  {target} +\w", listed.stdout, re.MULTILINE), target
 
 
