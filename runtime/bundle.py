@@ -384,6 +384,8 @@ def _maker_of(name: str) -> str:
     """The command that makes a file."""
     if name in (CALIBRATION, model_file("int8")):
         return "star-edge calibrate"
+    if name == model_file("bf16"):
+        return "--engine native, which needs no model for it"
     return "star-edge export ckpt.pt" if name in REQUIRED else f"star-edge export --{name.split('.')[1]} ckpt.pt"
 
 

@@ -14,8 +14,8 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine really does, as opposed to what it was asked for.
 
     Attributes:
-        engine: ``onnxruntime``, ``torch``, ...
-        precision: the model that was opened.
+        engine: ``native``, ``onnxruntime``, ``torch``, ...
+        precision: the one that was opened.
         storage: precision the weights are stored in.
         compute: precision of the arithmetic outside the float32 islands.
         provider: library, version and device backend that computes.

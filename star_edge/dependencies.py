@@ -88,6 +88,7 @@ EXTRAS = {
     "tensorrt-rtx": ("tensorrt-rtx-cu13",),
 }
 _HELD = {"export": ("onnx",), "calibrate": ("export", "onnx"), "qat": ("calibrate", "export", "onnx")}  # extras in an extra
+_TORCH, _ONNX = ("torch", "safetensors"), ("onnxruntime",)
 _PYG_ENGINE = Option(_PYG, "pyg", "the paper's own kernels beside the others")
 VERBS = {
     "demo": Needs(("tensorboard", *_CALIBRATE, *_REPORT), "train,calibrate,report", (_PYG_ENGINE,)),
@@ -97,10 +98,12 @@ VERBS = {
     "export": Needs(_EXPORT, "export"),
     "calibrate": Needs(_CALIBRATE, "calibrate"),
     "analyze": Needs(_CALIBRATE, "calibrate"),
-    "verify": Needs(("torch", "onnxruntime", "safetensors"), "export"),
-    "bench": Needs(("torch", "onnxruntime", "safetensors"), "export", (_PYG_ENGINE,)),
-    "run": Needs(("onnxruntime",), "onnx", (Option(("torch", "safetensors"), "export", "--engine torch"),)),
-    "report": Needs((*_REPORT, "onnxruntime"), "report,onnx"),
+    "verify": Needs(_TORCH, "export", (Option(_ONNX, "onnx", "--engine onnxruntime, --layers"),)),
+    "bench": Needs(_TORCH, "export", (Option(_ONNX, "onnx", "ONNX Runtime beside the others"), _PYG_ENGINE)),
+    "run": Needs(
+        options=(Option(_ONNX, "onnx", "--engine onnxruntime"), Option(_TORCH, "export", "--engine torch")),
+    ),
+    "report": Needs(_REPORT, "report", (Option(_ONNX, "onnx", "bundles verified with --engine onnxruntime"),)),
     "inspect": Needs(
         options=(Option(("torch",), "train", "checkpoints"), Option(("onnx",), "export", "ONNX files")),
     ),

@@ -15,6 +15,10 @@ from typing import Literal
 
 import msgspec
 
+from runtime.errors import MismatchError
+from runtime.manifest import PRECISIONS
+from runtime.native import library_path
+from runtime.native.library import instruction_sets, load_library, products, version
 from star_edge import __version__
 from star_edge.bench.host import read_host
 from star_edge.dependencies import (
@@ -78,6 +82,25 @@ class Nvidia(msgspec.Struct, frozen=True):
     tensorrt: str = ""
 
 
+class NativeFound(msgspec.Struct, frozen=True):
+    """The native runtime, a part of every installation.
+
+    Attributes:
+        library: where it is. version: its own.
+        instruction_sets: those it has and this processor too, best first.
+        products: precision -> instruction that multiplies in it here.
+        problem: what is wrong with it, and then nothing else is known; empty where it is as it should be.
+        command: what mends it.
+    """
+
+    library: str = ""
+    version: str = ""
+    instruction_sets: str = ""
+    products: dict[str, str] = {}
+    problem: str = ""
+    command: str = ""
+
+
 class PackageFound(msgspec.Struct, frozen=True):
     """A package: version found (empty: none), versions asked for, the tested one, and the extras that bring it."""
 
@@ -123,6 +146,7 @@ class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
     python: PythonFound
     machine: Machine
     nvidia: Nvidia
+    native: NativeFound
     packages: tuple[PackageFound, ...]
     tools: tuple[ToolFound, ...]
     verbs: tuple[VerbFound, ...]
@@ -134,17 +158,20 @@ class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
 def examine(verbs: Sequence[str], root: Path = Path("/")) -> DoctorReport:
     """Everything about ``verbs``, names of :data:`star_edge.dependencies.VERBS`; ``root`` is where the system's files are."""
     packages = {name: find_package(package) for name, package in PACKAGES.items()}
-    found = tuple(_verb(verb, packages) for verb in verbs)
+    native = find_native()
+    found = tuple(_verb(verb, packages, native) for verb in verbs)
     lacking = [verb.verb for verb in found if not verb.ready]
+    missing = [package for verb in found for package in verb.missing]
     return DoctorReport(
         python=_python(),
         machine=_machine(),
         nvidia=find_nvidia(root),
+        native=native,
         packages=tuple(packages.values()),
         tools=_tools(),
         verbs=found,
         ready=not lacking,
-        command=_mend([VERBS[verb].extra for verb in lacking], [p for v in found for p in v.missing], packages),
+        command=_mend([VERBS[verb].extra for verb in lacking], missing, packages) or native.command,
     )
 
 
@@ -178,14 +205,29 @@ def find_nvidia(root: Path = Path("/")) -> Nvidia:
     )
 
 
-def _verb(verb: str, packages: dict[str, PackageFound]) -> VerbFound:
+def find_native() -> NativeFound:
+    """The library as it is installed, loaded; it takes milliseconds."""
+    try:
+        library = load_library()
+    except MismatchError as error:
+        return NativeFound(problem=f"{error.what}: {error.found}", command=error.hint or "")
+    return NativeFound(
+        library=str(library_path()),
+        version=version(library),
+        instruction_sets=instruction_sets(library),
+        products={precision: products(library, precision) for precision in PRECISIONS},
+    )
+
+
+def _verb(verb: str, packages: dict[str, PackageFound], native: NativeFound) -> VerbFound:
     needs = VERBS[verb]
     missing = _missing(needs.packages, packages)
     options = []
     for option in needs.options:
         lacking = _missing(option.packages, packages)
         options.append(OptionFound(option.purpose, lacking, _mend([option.extra], lacking, packages)))
-    return VerbFound(verb, not missing, missing, _mend([needs.extra], missing, packages), tuple(options))
+    command = _mend([needs.extra], missing, packages) or native.command
+    return VerbFound(verb, not missing and not native.problem, missing, command, tuple(options))
 
 
 def _missing(names: Sequence[str], packages: dict[str, PackageFound]) -> tuple[str, ...]:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 from runtime.bundle import Bundle
 from runtime.engine import Engine, Mode
 from runtime.errors import InputError, MissingDependencyError
+from runtime.manifest import Manifest
 from runtime.recognizer import Recognizer
 
-# name -> module with open_engine(bundle, *, precision, threads, mode) -> Engine, and the extra that installs its library
+# name -> module with open_engine(bundle, *, precision, threads, mode) -> Engine and precisions(manifest)
 ENGINES = {
-    "onnxruntime": ("runtime.engines.onnxruntime", "onnx"),
-    "torch": ("star_edge.torch_engine", "export"),
+    "native": "runtime.engines.native",
+    "onnxruntime": "runtime.engines.onnxruntime",
+    "torch": "star_edge.torch_engine",
 }
+DEFAULT_ENGINE = "native"
 
 
 def open_engine(
     bundle: Bundle,
-    name: str = "onnxruntime",
+    name: str = DEFAULT_ENGINE,
     *,
     precision: str | None = None,
     threads: int | None = None,
@@ -30,20 +34,28 @@ def open_engine(
     Raises InputError (no such engine), MismatchError (the bundle or the machine lacks what was asked for),
     MissingDependencyError (the engine's library is not installed).
     """
+    engine: Engine = _module(name).open_engine(bundle, precision=precision, threads=threads, mode=mode)
+    return engine
+
+
+def precisions(manifest: Manifest, name: str) -> tuple[str, ...]:
+    """Precisions a named engine runs a bundle in; raises as :func:`open_engine`."""
+    found: tuple[str, ...] = _module(name).precisions(manifest)
+    return found
+
+
+def _module(name: str) -> Any:
     if name not in ENGINES:
         raise InputError(f"no engine '{name}'", expected=f"one of {', '.join(ENGINES)}")
-    module, extra = ENGINES[name]
     try:
-        loaded = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(error.name or name, extra, f"The engine '{name}'") from None
-    engine: Engine = loaded.open_engine(bundle, precision=precision, threads=threads, mode=mode)
-    return engine
+        return importlib.import_module(ENGINES[name])
+    except ModuleNotFoundError as error:  # torch alone is imported with its engine
+        raise MissingDependencyError(error.name or name, "export", f"The engine '{name}'") from None
 
 
 def load(
     path: str | Path,
-    engine: str = "onnxruntime",
+    engine: str = DEFAULT_ENGINE,
     precision: str | None = None,
     threads: int | None = None,
     mode: Mode | None = None,
@@ -52,8 +64,8 @@ def load(
 
     Args:
         path: folder ``NAME.star`` or packed ``NAME.star.zip``; every file is compared with its hash.
-        engine: ``onnxruntime``, or ``torch``, the reference.
-        precision: ``fp32``, ``fp16`` or ``int8``; default: the bundle's default.
+        engine: ``native``, ``onnxruntime``, or ``torch``, the reference.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; default: the bundle's default.
         threads: threads of one call; default: the cores this process may use.
         mode: ``packed`` or ``per-clip``; default: the engine's faster one.
 

@@ -11,7 +11,8 @@ import msgspec
 
 from runtime.archive import CLIPS
 from runtime.bundle import Bundle, is_bundle
-from runtime.errors import InputError, MissingDependencyError
+from runtime.engine import EngineReport
+from runtime.errors import InputError, MissingDependencyError, StarEdgeError
 from runtime.features import FeatureRecipe
 from runtime.manifest import CALIBRATION, Manifest, model_file
 from runtime.readers.decoding import JSON_ERRORS
@@ -101,6 +102,7 @@ class BundleDocument(Document, frozen=True, kw_only=True, tag="bundle"):
         engines: built from it, or from what it was before.
         lowerings: precision -> module -> how it is lowered, where it is not by the standard operator in that precision; empty
             without onnx.
+        native: what the native engine runs here in each precision; refused: why it does not run the bundle, and then none.
     """
 
     path: str
@@ -112,6 +114,8 @@ class BundleDocument(Document, frozen=True, kw_only=True, tag="bundle"):
     clips: int | None = None
     engines: tuple[EngineDocument, ...] = ()
     lowerings: dict[str, dict[str, str]] = {}
+    native: tuple[EngineReport, ...] = ()
+    refused: str = ""
 
 
 class CheckpointDocument(Document, frozen=True, kw_only=True, tag="checkpoint"):
@@ -227,6 +231,7 @@ def inspect_bundle(path: Path) -> BundleDocument:
     if CALIBRATION in manifest.files:
         table = bundle.calibration()
         calibration = CalibrationSummary(table.method, table.samples, table.requested_samples, len(table.ranges))
+    native, refused = _native(bundle)
     return BundleDocument(
         path=str(path),
         manifest=manifest,
@@ -237,7 +242,20 @@ def inspect_bundle(path: Path) -> BundleDocument:
         clips=None if bundle.sidecar(CLIPS) is None else len(read_packed_clips(bundle).clips),
         engines=tuple(inspect_engine(file) for file in sorted(path.glob(f"{ENGINES}/*.engine"))),
         lowerings=_lowerings(bundle),
+        native=native,
+        refused=refused,
     )
+
+
+def _native(bundle: Bundle) -> tuple[tuple[EngineReport, ...], str]:
+    """The native engine's reports, one a precision, or why there is none."""
+    from runtime.engines.native import open_engine, precisions
+
+    try:
+        engines = [open_engine(bundle, precision=precision, threads=1) for precision in precisions(bundle.manifest)]
+    except StarEdgeError as error:
+        return (), error.what
+    return tuple(engine.report() for engine in engines), ""
 
 
 def _lowerings(bundle: Bundle) -> dict[str, dict[str, str]]:

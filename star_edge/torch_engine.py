@@ -9,10 +9,15 @@ import torch
 from runtime.bundle import Bundle
 from runtime.engine import EngineReport, Mode
 from runtime.errors import InputError, MismatchError, MissingDependencyError
-from runtime.manifest import WEIGHTS
+from runtime.manifest import WEIGHTS, Manifest
 from runtime.packing import check_packed, cu_seqlens_of, unpack
 from star_edge.models.rounded import DTYPES, RoundedStar
 from star_edge.models.star import Star, StarConfig
+
+
+def precisions(manifest: Manifest) -> tuple[str, ...]:
+    """Precisions of a bundle's models that can be computed from its weights, rounded or not."""
+    return tuple(precision for precision in manifest.precisions if precision == "fp32" or precision in DTYPES)
 
 
 def open_engine(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when numpy and torch load their libraries
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -207,3 +208,17 @@ def exported_bundle(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
     path = tmp_path_factory.mktemp("exported_bundle") / "random.star"
     export_checkpoint(random_checkpoint, path, fp16=True)
     return path
+
+
+@pytest.fixture
+def star_bundle(exported_bundle: Path, tmp_path: Path) -> Path:
+    """``tiny.star``, the fp32 half of ``exported_bundle``: what ``tiny_bundle`` is, for tests that run the default engine."""
+    from runtime.bundle import Bundle, BundleWriter
+    from runtime.manifest import GOLDEN, WEIGHTS, model_file
+
+    source = Bundle.open(exported_bundle)
+    writer = BundleWriter(tmp_path / "tiny.star")
+    for name in (model_file("fp32"), WEIGHTS, GOLDEN):
+        writer.add(name, source.read(name))
+    nodes = {"fp32": source.manifest.nodes["fp32"]}
+    return writer.commit(msgspec.structs.replace(source.manifest, default_precision="fp32", nodes=nodes)).path

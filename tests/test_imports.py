@@ -75,7 +75,7 @@ def loaded_by(code: str) -> set[str]:
         "import star_edge; dir(star_edge)",
         "import star_edge; star_edge.load, star_edge.Recognizer, star_edge.Clip, star_edge.Prediction",
         "import star_edge.report",
-        "import runtime.recognizer, runtime.streaming, runtime.bundle, runtime.engines.onnxruntime",
+        "import runtime.recognizer, runtime.streaming, runtime.bundle, runtime.engines.native, runtime.engines.onnxruntime",
         "from star_edge.cli import VERBS, cli; import importlib\n"
         "for verb in VERBS:\n"
         "    if importlib.util.find_spec(f'star_edge.cli.{verb}'): importlib.import_module(f'star_edge.cli.{verb}')",

@@ -21,7 +21,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 # appended to a README command to keep the test short; what is left out is a matter of size, not of kind
 SHORTER = {
     "train": ["--epochs", "1"],
-    "bench": ["--workload", "1x32", "--engine", "onnxruntime", "--repeats", "2", "--rounds", "1"],
+    "bench": ["--workload", "1x32", "--engine", "native", "--repeats", "2", "--rounds", "1"],
     "demo": ["--epochs", "1", "--samples", "8"],
 }
 # a model that has seen 24 clips once is uncertain about everything, so its gates may well be missed
@@ -159,6 +159,7 @@ def test_troubleshooting_quotes_messages_that_exist() -> None:
         for package in ("runtime", "star_edge", "exporters", "calibration")
         for path in (REPOSITORY / package).rglob("*.py")
     ]
+    sources += [path.read_text() for path in (REPOSITORY / "runtime" / "native" / "src").rglob("*.cpp")]
     sources.append((REPOSITORY / "Makefile").read_text())
     section = README.split("## Troubleshooting")[1].split("\n## ")[0]
     messages = re.findall(r"^\| `([^`]+)`", section, re.MULTILINE)

@@ -15,7 +15,7 @@ from runtime.bundle import Bundle
 from runtime.engine import EngineReport, Mode
 from runtime.errors import InputError, MismatchError, MissingDependencyError
 from runtime.files import scratch_folder
-from runtime.manifest import model_file
+from runtime.manifest import Manifest, model_file
 from runtime.packing import check_packed, cu_seqlens_of, unpack
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ _PRODUCTS = ("MatMul", "Gemm")
 _MOVES = {"Cast", "Concat", "DequantizeLinear", "Expand", "Flatten", "Gather", "Identity", "QuantizeLinear", "Reshape", "Shape",
           "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}  # fmt: skip
 _INLINED = "_inlfunc_"  # what ONNX Runtime puts before the nodes of a local function's body
+
+
+def precisions(manifest: Manifest) -> tuple[str, ...]:
+    """Precisions a bundle can be run in: those of its models."""
+    return manifest.precisions
 
 
 def open_engine(

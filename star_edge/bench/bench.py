@@ -20,6 +20,7 @@ from star_edge.bench.peak import Peak, measure_fma_peak
 from star_edge.bench.process import EngineProcess, WorkerError
 from star_edge.bench.report import BenchReport, BenchResult, Latency, Limit, WorkloadEntry
 from star_edge.bench.workloads import DEFAULT_WORKLOADS, Workload, parse_workload
+from star_edge.engines import precisions as precisions_of
 
 # engine -> its modes; one that has both is run per clip alone where a workload is a single clip
 ENGINES = {
@@ -27,9 +28,10 @@ ENGINES = {
     "torch-pyg": ("packed",),
     "torch-compile": ("per-clip",),
     "onnxruntime": ("per-clip", "packed"),
+    "native": ("packed",),
 }
 _REFERENCE = ("torch", "fp32", "per-clip")
-_ON_BUNDLE_MODELS = ("onnxruntime",)  # the others compute the fp32 weights
+_IN_EVERY_PRECISION = ("onnxruntime", "native")  # the others are measured in fp32
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 Key = tuple[str, str, str]  # engine, precision, mode
@@ -55,7 +57,7 @@ def bench_bundle(
         bundle: an opened bundle or its folder.
         workloads: names, see ``parse_workload``.
         engines: names of ``ENGINES``; default: all.
-        precisions: of the bundle's models; default: all it has.
+        precisions: default: all that an engine runs the bundle in.
         threads: threads of every engine; default: the cores this process may use.
         plan: how long to measure.
         track: wraps the iteration for a progress bar.
@@ -99,14 +101,18 @@ def _keys(bundle: Bundle, engines: Sequence[str] | None, precisions: Sequence[st
     unknown = set(engines or ()) - ENGINES.keys()
     if unknown:
         raise InputError(f"no engine '{min(unknown)}' to measure", expected=f"one of {', '.join(ENGINES)}")
-    held = tuple(bundle.precision(precision) for precision in precisions or bundle.manifest.precisions)
+    chosen = [engine for engine in ENGINES if engines is None or engine in engines or engine == _REFERENCE[0]]
+    computed = {engine: precisions_of(bundle.manifest, engine) for engine in chosen if engine in _IN_EVERY_PRECISION}
+    for precision in precisions or ():
+        if not any(precision in held for held in computed.values()):
+            bundle.precision(precision)  # raises unless the bundle has a model of it
     return [
         (engine, precision, mode)
-        for engine, modes in ENGINES.items()
-        if engines is None or engine in engines or engine == _REFERENCE[0]
-        for precision in (held if engine in _ON_BUNDLE_MODELS else ("fp32",))
-        for mode in modes
-        if batches or mode == modes[0]
+        for engine in chosen
+        for precision in computed.get(engine, ("fp32",))
+        if precisions is None or precision in precisions or engine not in computed
+        for mode in ENGINES[engine]
+        if batches or mode == ENGINES[engine][0]
     ]
 
 

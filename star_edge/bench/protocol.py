@@ -12,7 +12,7 @@ _LENGTH_BYTES = 8
 
 
 class Open(msgspec.Struct, tag=True):
-    """Open an engine: ``onnxruntime``, ``torch``, ``torch-pyg`` or ``torch-compile``. Answered by Opened."""
+    """Open an engine of ``star_edge.bench.ENGINES``. Answered by Opened."""
 
     bundle: str
     engine: str

@@ -38,8 +38,8 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     """One engine, mode and precision on one workload.
 
     Attributes:
-        mode: ``packed`` is one call for all clips, ``per-clip`` one call each. A workload of one clip has ``per-clip`` alone,
-            where both would be the same call.
+        mode: ``packed`` is one call for all clips, ``per-clip`` one call each. Of an engine that is measured in both, a workload
+            of one clip has ``per-clip`` alone, where both would be the same call.
         compute, provider: arithmetic and library really used.
         correct: the logits of warm-up and timed calls are within ``tolerance`` of the fp32 reference. None: it did not run.
         reason: why there is no speed; empty when there is one.

@@ -60,7 +60,8 @@ def command(data: Path | None, out: Path, clips: int, epochs: int | None, sample
     steps.run("calibrate", bundle, "--samples", samples)
     steps.run("verify", bundle, gate=True)
     # eager PyTorch is always measured; torch.compile and the paper's kernels are left to `star-edge bench`
-    steps.run("bench", bundle, "--workload", ",".join(_WORKLOADS), "--engine", "onnxruntime", gate=True)
+    engines = ("--engine", "native", "--engine", "onnxruntime")
+    steps.run("bench", bundle, "--workload", ",".join(_WORKLOADS), *engines, gate=True)
     steps.run("run", bundle, _one_clip(dataset, data, out))
     steps.run("report", bundle)
     _finish(bundle, dataset.meta.name, time.monotonic() - started, steps.failed, output)

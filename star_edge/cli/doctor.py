@@ -13,7 +13,7 @@ from star_edge.dependencies import BASE, VERBS
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from star_edge.doctor import DoctorReport, Nvidia, PackageFound
+    from star_edge.doctor import DoctorReport, NativeFound, Nvidia, PackageFound
 
 
 @click.command()
@@ -39,8 +39,8 @@ def command(verbs: tuple[str, ...], output: Output) -> None:
         raise MismatchError(
             f"star-edge {' and '.join(verb.verb for verb in report.verbs if not verb.ready)} cannot run here",
             where=report.python.executable,
-            found="; ".join(_states(report)),
-            expected="; ".join(f"{package.name} {package.wanted}" for package in _lacking(report)),
+            found="; ".join([*_states(report), *filter(None, [report.native.problem])]),
+            expected="; ".join(f"{package.name} {package.wanted}" for package in _lacking(report)) or "a whole installation",
             hint=report.command,
         )
 
@@ -91,8 +91,16 @@ def _machine(report: DoctorReport) -> Table:
     _row(table, "system", f"{machine.system}, {machine.architecture}")
     _row(table, "processor", f"{machine.cpu}, {machine.cores} usable cores{memory}")
     _row(table, "features", ", ".join(name if has else f"no {name}" for name, has in machine.features.items()))
+    _row(table, "native engine", _native(report.native))
     _row(table, "NVIDIA", _nvidia(report.nvidia))
     return table
+
+
+def _native(found: NativeFound) -> str:
+    if found.problem:
+        return f"{found.problem} ({found.command})"
+    runs = ", ".join(f"{precision} by {instruction}" for precision, instruction in found.products.items())
+    return f"{found.version}, {found.library}; instruction sets: {found.instruction_sets}; runs {runs}"
 
 
 def _nvidia(found: Nvidia) -> str:

@@ -144,6 +144,7 @@ def _show_bundle(document: inspection.BundleDocument, console: Console) -> None:
         console.print(f"calibration: {calibration.ranges} ranges by {escape(calibration.method)} from {calibration.samples} clips "
                       f"({calibration.requested_samples} asked for)")  # fmt: skip
     _show_nodes(manifest.nodes, document.lowerings, console)
+    _show_native(document, console)
     total = _size(sum(entry.bytes for entry in manifest.files.values()))
     step = f"star-edge run {document.path} --self-test" if document.packed else f"star-edge verify {document.path}"
     console.print(
@@ -165,6 +166,21 @@ def _show_nodes(nodes: Mapping[str, Mapping[str, str]], lowerings: Mapping[str, 
             ", ".join(filter(None, (stored.get(module, "-"), lowerings.get(precision, {}).get(module))))
             for precision, stored in nodes.items()
         ))  # fmt: skip
+    console.print(table)
+
+
+def _show_native(document: inspection.BundleDocument, console: Console) -> None:
+    """One row a precision, as it runs on this machine."""
+    from rich.table import Table
+
+    if document.refused:
+        console.print(f"the native engine does not run this bundle here: {document.refused}", markup=False, soft_wrap=True)
+        return
+    table = Table("native, here", "stored", "computed", _name("by"), _name("modules"))
+    for report in document.native:
+        modules = Counter(report.nodes.values())
+        table.add_row(report.precision, report.storage, report.compute, report.provider,
+                      ", ".join(f"{count} in {precision}" for precision, count in modules.most_common()))  # fmt: skip
     console.print(table)
 
 

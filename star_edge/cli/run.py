@@ -17,7 +17,7 @@ from runtime.engine import EngineReport
 from runtime.errors import InputError
 from runtime.manifest import PRECISIONS
 from star_edge.cli.common import Output, common_options, find_bundle
-from star_edge.engines import ENGINES, load
+from star_edge.engines import DEFAULT_ENGINE, ENGINES, load
 
 if TYPE_CHECKING:
     from runtime.clip import Clip
@@ -79,7 +79,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[BUNDLE] CLIP...", type=click.Path(path_type=Path))
-@click.option("--engine", type=click.Choice(list(ENGINES)), default="onnxruntime", show_default=True)
+@click.option("--engine", type=click.Choice(list(ENGINES)), default=DEFAULT_ENGINE, show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the bundle's default precision.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one call; default: all usable cores.")
 @click.option("--stream", metavar="FILE", help="Read JSON lines of tracked persons from FILE, or from standard input: -")

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from runtime.errors import GateError
 from runtime.manifest import PRECISIONS
 from star_edge.cli.common import Output, common_options, find_bundle
-from star_edge.engines import ENGINES
+from star_edge.engines import DEFAULT_ENGINE, ENGINES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from star_edge.verification import VerifyReport, VerifyResult
     from star_edge.verification.layers import LayersReport
 
+_SHOWS_LAYERS = "onnxruntime"
+
 
 @click.command()
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
-@click.option("--engine", type=click.Choice(list(ENGINES)), default="onnxruntime", show_default=True)
+@click.option("--engine", type=click.Choice(list(ENGINES)), help=f"Default: {DEFAULT_ENGINE}; with --layers {_SHOWS_LAYERS}.")
 @click.option("--precision", type=click.Choice(["all", *PRECISIONS]), default="all", show_default=True)
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset; the training source recorded in BUNDLE if left out.")
 @click.option("--split", help="Split scheme; the one BUNDLE was trained under if left out.")
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 @common_options
 def command(
     bundle: Path | None,
-    engine: str,
+    engine: str | None,
     precision: str,
     data: Path | None,
     split: str | None,
@@ -62,9 +64,8 @@ def command(
         if case is not None:
             _refuse_beside_case()
         wanted = None if precision == "all" else precision
-        _layers(
-            find_bundle(bundle, folder_for="verify"), data, split, part, engine, wanted, samples, threads, bisect, case, output
-        )
+        path = find_bundle(bundle, folder_for="verify")
+        _layers(path, data, split, part, engine or _SHOWS_LAYERS, wanted, samples, threads, bisect, case, output)
         return
     if bisect or case is not None:
         raise click.UsageError(f"--{'bisect' if bisect else 'case'} belongs to --layers")
@@ -76,7 +77,7 @@ def command(
         data,
         split=split,
         part=part,
-        engine=engine,
+        engine=engine or DEFAULT_ENGINE,
         precisions=None if precision == "all" else [precision],
         samples=samples,
         seed=output.seed,

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from star_edge.bench import ENGINES
+from star_edge.engines import DEFAULT_ENGINE
 from star_edge.report.accuracy import default_answers, right_by_class
 from star_edge.report.content import ACCENT, COLOURS, Chart, Section, Table, label, make_chart, milliseconds, percent
 from star_edge.report.provenance import provenance_section
@@ -76,14 +78,15 @@ def _figures(sources: Sequence[Sources], verdicts: Sequence[Verdict]) -> Section
     for name in shared:
         macs = [work.get(name) for work in works]
         rows.append(_line(f"GMAC, {name}", macs, lambda value: f"{value / 1e9:.2f}", _ratio, always))
-    times = [_medians(source) for source in sources]
+    engine = _engine(sources)
+    times = [_medians(source, engine) for source in sources]
     for name in shared:
         medians = [time.get((name, row.precision)) for time, row in zip(times, defaults, strict=True)]
         rows.append(_line(f"median, {name}", medians, milliseconds, _ratio, measured))
     return Section(
         "figures",
         "Side by side",
-        "Each bundle's default precision in ONNX Runtime; in brackets, where they can be compared, the difference from the first.",
+        f"Each bundle's default precision, timed in {engine}; in brackets, where they can be compared, the difference from the first.",
         tables=[Table("Figures", ["", *_names(sources)], rows)],
         notes=_cautions(sources),
     )
@@ -112,13 +115,20 @@ def _line(
     return [name, *cells]
 
 
-def _medians(source: Sources) -> dict[tuple[str, str], float]:
-    """(workload, precision) -> median milliseconds of ONNX Runtime, clip by clip."""
+def _engine(sources: Sequence[Sources]) -> str:
+    """The default engine, unless a bundle was measured by a version that had only ONNX Runtime."""
+    benches = [source.bench for source in sources if source.bench]
+    everywhere = all(any(row.engine == DEFAULT_ENGINE for row in bench.results) for bench in benches)
+    return DEFAULT_ENGINE if everywhere else "onnxruntime"
+
+
+def _medians(source: Sources, engine: str) -> dict[tuple[str, str], float]:
+    """(workload, precision) -> median milliseconds of an engine in its first mode."""
     rows = source.bench.results if source.bench else ()
     return {
         (row.workload, row.precision): row.median_ms
         for row in rows
-        if row.engine == "onnxruntime" and row.mode == "per-clip" and row.median_ms is not None
+        if row.engine == engine and row.mode == ENGINES[engine][0] and row.median_ms is not None
     }
 
 
@@ -197,8 +207,9 @@ def _shares(source: Sources) -> np.ndarray:
 
 
 def _latency(sources: Sequence[Sources]) -> Section:
-    title, how = "Latency", "Median of one call in ONNX Runtime, clip by clip, by precision. Left is faster."
-    measured = [_medians(source) for source in sources]
+    engine = _engine(sources)
+    title, how = "Latency", f"Median of one call in {engine}, {ENGINES[engine][0]}, by precision. Left is faster."
+    measured = [_medians(source, engine) for source in sources]
     workloads = [
         name
         for name in dict.fromkeys(name for name, _ in measured[0])

@@ -109,7 +109,7 @@ def _time_axis(medians: Sequence[float]) -> dict[str, Any]:
 
 
 def _box(row: BenchResult, place: int) -> dict[str, Any]:
-    colour = COLOURS[row.precision] if row.engine == "onnxruntime" else "#8a93a2"
+    colour = "#8a93a2" if row.engine.startswith("torch") else COLOURS[row.precision]
     if not row.quantiles_ms:
         marks = [row.median_ms, row.p90_ms, row.p99_ms]
         return {"type": "scatter", "mode": "lines+markers", "x": marks, "y": [place] * 3, "line": {"color": colour, "width": 1},

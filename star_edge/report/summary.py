@@ -7,6 +7,7 @@ import msgspec
 from runtime.bundle import Bundle
 from runtime.manifest import WEIGHTS, model_file
 from star_edge.bench.report import BenchReport
+from star_edge.engines import DEFAULT_ENGINE
 from star_edge.verification.report import VerifyReport
 
 SHOWN = "1x300"  # the workload that a single figure stands for
@@ -16,7 +17,7 @@ class Row(msgspec.Struct, frozen=True):
     """One engine and precision; None where it was not measured.
 
     Attributes:
-        size_mb: the model file, without the graph-independent rest of the bundle.
+        size_mb: the file the engine reads the model from.
         median_ms: one clip of the workload; times_faster: than eager PyTorch on the same clip.
     """
 
@@ -33,10 +34,10 @@ class Row(msgspec.Struct, frozen=True):
 def summary_rows(bundle: Bundle, verify: VerifyReport | None, bench: BenchReport | None, workload: str) -> tuple[Row, ...]:
     """PyTorch first, then every row of the verification with the latency of the same engine and precision.
 
-    Without a verification the bundle's own models stand in, run by ONNX Runtime.
+    Without a verification the default engine stands in, in the precisions the bundle has models of.
     """
     results = bench.results if bench else ()
-    timed = {(row.engine, row.precision): row for row in results if row.workload == workload and row.mode == "per-clip"}
+    timed = {(row.engine, row.precision): row for row in results if row.workload == workload}
     sizes = bundle.manifest.files
     eager = timed.get(("torch", "fp32"))
     reference = verify.results[0].reference_top1 if verify else None
@@ -55,7 +56,7 @@ def summary_rows(bundle: Bundle, verify: VerifyReport | None, bench: BenchReport
     ]
     judged: list[tuple[str, str, float | None, float | None, bool | None]]
     if verify is None:
-        judged = [("onnxruntime", precision, None, None, None) for precision in bundle.manifest.precisions]
+        judged = [(DEFAULT_ENGINE, precision, None, None, None) for precision in bundle.manifest.precisions]
     else:
         judged = [(row.engine, row.precision, row.top1, row.agreement, row.passed) for row in verify.results]
     for engine, precision, top1, agreement, passed in judged:
@@ -63,7 +64,7 @@ def summary_rows(bundle: Bundle, verify: VerifyReport | None, bench: BenchReport
             rows.append(Row("torch rounded to", precision, None, top1, agreement, None, None, passed))
             continue
         speed = timed.get((engine, precision))
-        size = sizes[model_file(precision)].bytes / 1e6
+        size = sizes[WEIGHTS if engine == "native" else model_file(precision)].bytes / 1e6
         rows.append(
             Row(
                 engine,

@@ -76,8 +76,9 @@ def compare_layers(
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     bundle.require_folder("verify")
-    precision = bundle.precision(precision)
+    precision = precision or bundle.manifest.default_precision
     open_engine(bundle, engine, precision=precision, threads=threads)  # refuses what the engine does not compute
+    reference, contender = open_tap(bundle, "torch", "fp32", threads), open_tap(bundle, engine, precision, threads)
     if case is None:
         chosen = _worst(bundle, dataset, split, part, engine, precision, samples, seed, threads)
     else:
@@ -85,7 +86,6 @@ def compare_layers(
     config = bundle.manifest
     cu_seqlens = cu_seqlens_of([len(chosen.features)])
     check_packed(chosen.features, cu_seqlens, joints=config.skeleton.num_joints, channels=config.features.channels)
-    reference, contender = open_tap(bundle, "torch", "fp32", threads), open_tap(bundle, engine, precision, threads)
     compared = _Compared(reference, contender, chosen.features, cu_seqlens, TOLERANCES[precision])
     layers = tuple(compared.bisect() if bisect else compared.all())
     bad = [layer.module for layer in layers if layer.bad]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from runtime.bundle import Bundle
+from runtime.errors import InputError
 from runtime.manifest import model_file
 from star_edge.models.rounded import RoundedStar, Watch
 from star_edge.torch_engine import load_model
@@ -34,10 +35,17 @@ class Tap(Protocol):
 
 
 def open_tap(bundle: Bundle, engine: str, precision: str, threads: int) -> Tap:
-    """The tap of a named engine, ``torch`` or ``onnxruntime``."""
+    """The tap of a named engine, ``torch`` or ``onnxruntime``; InputError for one that shows its logits alone."""
     if engine == "torch":
         return TorchTap(bundle, precision, threads)
-    return OnnxTap(bundle, precision, threads)
+    if engine == "onnxruntime":
+        return OnnxTap(bundle, precision, threads)
+    raise InputError(
+        f"the {engine} engine does not show what its modules put out",
+        found=engine,
+        expected="torch or onnxruntime",
+        hint="--engine onnxruntime",
+    )
 
 
 class TorchTap:

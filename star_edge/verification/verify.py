@@ -15,7 +15,8 @@ from runtime.errors import InputError
 from runtime.manifest import Manifest
 from star_edge import __version__
 from star_edge.data.recorded import Recorded, open_recorded
-from star_edge.engines import open_engine
+from star_edge.engines import DEFAULT_ENGINE, open_engine
+from star_edge.engines import precisions as precisions_of
 from star_edge.training.batches import featurise, group_by_frames
 from star_edge.verification.compare import compare, compare_by_length
 from star_edge.verification.gates import GATES, wilson_interval
@@ -38,7 +39,7 @@ def verify_bundle(
     *,
     split: str | None = None,
     part: str = "test",
-    engine: str = "onnxruntime",
+    engine: str = DEFAULT_ENGINE,
     precisions: Sequence[str] | None = None,
     samples: int | None = None,
     seed: int = 0,
@@ -55,7 +56,7 @@ def verify_bundle(
         split: scheme; default: the one the model was trained under, else the dataset's own default.
         part: ``test``, ``val`` or ``train``.
         engine: engine under test.
-        precisions: default: all the bundle has and the engine computes.
+        precisions: default: all the engine runs the bundle in.
         samples: at most so many clips, drawn with ``seed``.
         threads: threads of one call.
         track: wraps the iteration for a progress bar.
@@ -72,7 +73,7 @@ def verify_bundle(
     scheme = split or (manifest.source.split if manifest.source.split in data.meta.splits else data.meta.default_split)
     chosen, available = choose_clips(data, scheme, part, samples, seed)
     reference = open_engine(bundle, REFERENCE, precision="fp32", threads=threads)
-    contenders = _contenders(bundle, engine, precisions or _precisions(manifest, engine), threads)
+    contenders = _contenders(bundle, engine, precisions or precisions_of(manifest, engine), threads)
     expected, *answers = _logits([reference, *contenders], data, chosen, manifest, track)
     results = tuple(
         _judge(contender, logits, expected, data.labels[chosen], data.lengths[chosen], f"{scheme}/{part}")
@@ -113,11 +114,6 @@ def choose_clips(data: Dataset, scheme: str, part: str, samples: int | None, see
     if samples is None or samples >= len(indices):
         return indices, len(indices)
     return np.sort(np.random.default_rng(seed).choice(indices, samples, replace=False)), len(indices)
-
-
-def _precisions(manifest: Manifest, engine: str) -> tuple[str, ...]:
-    """What there is to verify: the ``torch`` engine computes the fp32 weights, rounded or not, and has no int8."""
-    return tuple(precision for precision in manifest.precisions if engine != REFERENCE or precision != "int8")
 
 
 def _contenders(bundle: Bundle, engine: str, precisions: Sequence[str], threads: int | None) -> list[Engine]:

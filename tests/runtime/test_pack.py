@@ -54,10 +54,10 @@ def test_packed_bundle_is_read_like_its_folder(tiny_bundle: Path, packed: Path) 
     assert bundle.path_of("golden.npz") == packed / "golden.npz"
     with pytest.raises(MismatchError, match=r"no calibration\.json"):
         bundle.calibration_bytes()
-    recognizer = load(packed, threads=1)
+    recognizer = load(packed, engine="onnxruntime", threads=1)
     assert recognizer.self_test().clips == 2
     joints = np.random.default_rng(0).normal(size=(6, 15, 3)).astype(np.float32)
-    assert (recognizer.logits(joints) == load(tiny_bundle, threads=1).logits(joints)).all()
+    assert (recognizer.logits(joints) == load(tiny_bundle, engine="onnxruntime", threads=1).logits(joints)).all()
     assert recognizer.engine.report().compute == "fp32"
     assert sorted(packed.parent.iterdir()) == before
 

@@ -18,7 +18,7 @@ from runtime.recognizer import Prediction, Recognizer
 
 @pytest.fixture
 def recognizer(tiny_bundle: Path) -> Recognizer:
-    return star_edge.load(tiny_bundle, threads=1)
+    return star_edge.load(tiny_bundle, engine="onnxruntime", threads=1)
 
 
 def person(rows: int, seed: int = 0) -> np.ndarray:
@@ -105,7 +105,7 @@ def test_answer_that_is_not_finite_is_no_answer(recognizer: Recognizer, monkeypa
 
 
 def test_self_test_passes_and_notices_other_answers(tiny_bundle: Path) -> None:
-    result = star_edge.load(tiny_bundle, threads=1).self_test()
+    result = star_edge.load(tiny_bundle, engine="onnxruntime", threads=1).self_test()
     assert (result.precision, result.clips) == ("fp32", 2)
     assert result.error <= result.tolerance == 1e-5
     bundle = Bundle.open(tiny_bundle)
@@ -115,7 +115,7 @@ def test_self_test_passes_and_notices_other_answers(tiny_bundle: Path) -> None:
     writer.add("golden.npz", golden.to_bytes())
     writer.commit(bundle.manifest)
     with pytest.raises(GateError, match="golden clips give other logits"):
-        star_edge.load(tiny_bundle, threads=1).self_test()
+        star_edge.load(tiny_bundle, engine="onnxruntime", threads=1).self_test()
 
 
 def test_two_recognizers_and_many_threads(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_two_recognizers_and_many_threads(tiny_bundle: Path, tmp_path: Path) -> 
     for name in bundle.manifest.files:
         writer.add(name, bundle.read(name))
     writer.commit(msgspec.structs.replace(bundle.manifest, class_names=("1", "2", "3", "4")))
-    pair = [star_edge.load(path, threads=1) for path in (tiny_bundle, tmp_path / "other.star")]
+    pair = [star_edge.load(path, engine="onnxruntime", threads=1) for path in (tiny_bundle, tmp_path / "other.star")]
     clips = [person(n, n) for n in range(1, 13)]
     expected = [recognizer(clip)[0].name for clip in clips for recognizer in pair]
     jobs = [(recognizer, clip) for clip in clips for recognizer in pair]

@@ -16,7 +16,7 @@ from runtime.streaming import Stream
 
 @pytest.fixture
 def stream(tiny_bundle: Path) -> Stream:
-    return Stream(star_edge.load(tiny_bundle, threads=1), window=4, hop=2)
+    return Stream(star_edge.load(tiny_bundle, engine="onnxruntime", threads=1), window=4, hop=2)
 
 
 def frame(seed: int, *ids: Any, **fields: Any) -> bytes:
@@ -28,7 +28,7 @@ def frame(seed: int, *ids: Any, **fields: Any) -> bytes:
 def test_results_equal_those_of_the_stream(stream: Stream, tiny_bundle: Path) -> None:
     lines = [frame(step, 1, "two", t=step / 10) if step % 3 else frame(step, "two") for step in range(9)]
     found = list(recognise_lines(io.BytesIO(b"\n".join(lines)), stream, "input"))
-    other = Stream(star_edge.load(tiny_bundle, threads=1), window=4, hop=2)
+    other = Stream(star_edge.load(tiny_bundle, engine="onnxruntime", threads=1), window=4, hop=2)
     expected = []
     for line in lines:
         persons = json.loads(line)["persons"]

@@ -19,7 +19,7 @@ Frame = list[tuple[int, np.ndarray]]
 
 @pytest.fixture
 def recognizer(tiny_bundle: Path) -> Recognizer:
-    return star_edge.load(tiny_bundle, threads=1)
+    return star_edge.load(tiny_bundle, engine="onnxruntime", threads=1)
 
 
 def joints(seed: int) -> np.ndarray:

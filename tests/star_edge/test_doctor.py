@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+import star_edge
+from runtime.native import library
 from star_edge import doctor
 from star_edge.dependencies import PACKAGES, VERBS
 from star_edge.doctor import examine, find_nvidia, find_package
@@ -64,7 +66,7 @@ def test_an_optional_package_leaves_the_verb_ready(pretend: Pretend) -> None:
     pretend("torch_scatter", torch_scatter=None)
     report = examine(["bench"])
     assert report.ready == verb(report, "bench").ready
-    option = verb(report, "bench").options[0]
+    option = verb(report, "bench").options[1]
     assert "torch-scatter" in option.missing
     assert option.command == "make pyg"
 
@@ -79,9 +81,30 @@ def test_another_version(pretend: Pretend) -> None:
 
 def test_metadata_without_files(pretend: Pretend) -> None:
     pretend("onnxruntime", onnxruntime="1.31.1")
-    report = examine(["run"])
+    report = examine(["export"])
     assert next(package.state for package in report.packages if package.name == "onnxruntime") == "broken"
     assert report.command == "pip install --force-reinstall --no-deps 'onnxruntime>=1.23'"
+
+
+def test_the_native_runtime_says_what_it_would_run(pretend: Pretend) -> None:
+    found = examine(["run"]).native
+    assert found.problem == found.command == ""
+    assert Path(found.library).is_file()
+    assert found.version == star_edge.__version__
+    best = found.instruction_sets.split()[0].rstrip(",")
+    assert found.products.keys() == {"fp32", "fp16", "bf16", "int8"}
+    assert all(instruction.startswith(best) for instruction in found.products.values())
+
+
+def test_an_installation_without_its_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    library.load_library.cache_clear()
+    monkeypatch.setattr("runtime.native.__path__", [str(tmp_path)])
+    report = examine(["run"])
+    library.load_library.cache_clear()
+    assert report.native.problem == "the native runtime is not built: no library"
+    assert not report.ready
+    assert not verb(report, "run").ready
+    assert report.command == verb(report, "run").command == "make native, or: pip install ."
 
 
 def test_a_board_own_build(pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def test_golden_logits_are_those_of_the_naive_reference(exported_bundle, random_
         np.testing.assert_allclose(golden.logits[index], logits[0], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("engine", ["native", "onnxruntime", "torch"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_every_engine_passes_the_golden_clips(exported_bundle, engine, precision):
     assert load(exported_bundle, engine, precision=precision, threads=1).self_test().error <= TOLERANCES[precision]

@@ -95,6 +95,17 @@ def test_lowering_of_a_bundle(exported_bundle: Path) -> None:
     assert document.lowerings["fp32"]["context"].startswith("function body of ")
 
 
+def test_what_native_runs_here(exported_bundle: Path, tiny_bundle: Path) -> None:
+    document = inspect(str(exported_bundle))
+    assert isinstance(document, inspection.BundleDocument)
+    assert [report.precision for report in document.native] == ["fp32", "fp16", "bf16"]
+    assert all(report.nodes["layers.0.spatial.qkv"] == report.compute for report in document.native)
+    assert document.refused == ""
+    unknown = inspect(str(tiny_bundle))
+    assert isinstance(unknown, inspection.BundleDocument)
+    assert (unknown.native, unknown.refused) == ((), "this version cannot run the model 'mean'")
+
+
 def test_damaged_bundle_is_no_document(tiny_bundle: Path) -> None:
     (tiny_bundle / "golden.npz").write_bytes(b"")
     with pytest.raises(MismatchError, match=r"golden\.npz"):

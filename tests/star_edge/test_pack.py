@@ -23,7 +23,9 @@ def packed(exported_bundle: Path, tmp_path: Path) -> Path:
     return Path(report.made)
 
 
-@pytest.mark.parametrize(("engine", "precision"), [("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("torch", "fp32")])
+@pytest.mark.parametrize(
+    ("engine", "precision"), [("native", "bf16"), ("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("torch", "fp32")]
+)
 def test_engines_answer_as_from_the_folder(packed: Path, exported_bundle: Path, engine: str, precision: str) -> None:
     recognizer = load(packed, engine=engine, precision=precision, threads=1)
     recognizer.self_test()

@@ -71,6 +71,24 @@ def test_engines_on_the_same_clips(bundle):
     assert msgspec.json.decode(written, type=BenchReport) == report
 
 
+def test_the_native_engine_in_all_it_computes(bundle):
+    workloads = ["3x5", "1x7:2p"]
+    report = bench_bundle(bundle, workloads=workloads, engines=["native"], threads=1, plan=QUICK)
+    rows = {(row.precision, row.workload): row for row in report.results if row.engine == "native"}
+    assert rows.keys() == {(precision, workload) for precision in ("fp32", "fp16", "bf16") for workload in workloads}
+    for row in rows.values():
+        assert row.correct is True, row.reason
+        assert (row.mode, row.calls) == ("packed", 4)
+        assert row.provider.startswith("star-edge ")
+    assert rows["fp32", "3x5"].relative_err < rows["bf16", "3x5"].relative_err
+    few = bench_bundle(
+        bundle, workloads=["1x4"], precisions=["bf16"], engines=["native", "onnxruntime"], plan=Plan(1, repeats=1)
+    )
+    assert [(row.engine, row.precision) for row in few.results] == [("torch", "fp32"), ("native", "bf16")]
+    with pytest.raises(MismatchError, match="no bf16 model"):
+        bench_bundle(bundle, precisions=["bf16"], engines=["onnxruntime"])
+
+
 def test_a_changed_model_gets_no_speed_and_exit_code_3(bundle, monkeypatch, capsys):
     onnx = pytest.importorskip("onnx")
     opened = Bundle.open(bundle)

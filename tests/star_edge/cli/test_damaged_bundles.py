@@ -67,27 +67,27 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_folder(tiny_bundle: Path, call: Callable[[str], tuple[int, str]], damage: str) -> None:
+def test_folder(star_bundle: Path, call: Callable[[str], tuple[int, str]], damage: str) -> None:
     make, file, expected = DAMAGES[damage]
-    make(tiny_bundle)
-    before = contents(tiny_bundle.parent)
+    make(star_bundle)
+    before = contents(star_bundle.parent)
     for verb in VERBS:
         code, error = call(verb.replace("BUNDLE", "tiny.star"))
         assert (code, file in error, "Traceback" in error) == (expected, True, False), f"{verb}: {error}"
-    assert contents(tiny_bundle.parent) == before
+    assert contents(star_bundle.parent) == before
     with pytest.raises(StarEdgeError, match=file.replace(".", r"\.")):
-        star_edge.load(tiny_bundle)
+        star_edge.load(star_bundle)
 
 
 def test_other_files_in_the_folder_are_neither_read_nor_in_the_way(
-    tiny_bundle: Path, call: Callable[[str], tuple[int, str]]
+    star_bundle: Path, call: Callable[[str], tuple[int, str]]
 ) -> None:
     for name in ("notes.txt", "model.fp16.onnx", "clips.npz", "packed.json"):
-        (tiny_bundle / name).write_bytes(b"not ours")
-    assert Bundle.open(tiny_bundle).manifest.precisions == ("fp32",)
+        (star_bundle / name).write_bytes(b"not ours")
+    assert Bundle.open(star_bundle).manifest.precisions == ("fp32",)
     assert call("run tiny.star --self-test") == (0, "")
     assert call("pack tiny.star --out x.star.zip")[0] == 0
-    with zipfile.ZipFile(tiny_bundle.parent / "x.star.zip") as packed:
+    with zipfile.ZipFile(star_bundle.parent / "x.star.zip") as packed:
         assert "notes.txt" not in packed.namelist()
         assert json.loads(packed.read("packed.json"))["schema"] == "star-edge/packed/1"
 
@@ -118,14 +118,14 @@ PACKED_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], int]] = {
 
 
 @pytest.mark.parametrize("damage", PACKED_DAMAGES)
-def test_packed(tiny_bundle: Path, call: Callable[[str], tuple[int, str]], damage: str) -> None:
+def test_packed(star_bundle: Path, call: Callable[[str], tuple[int, str]], damage: str) -> None:
     make, expected = PACKED_DAMAGES[damage]
-    path = write_pack(Bundle.open(tiny_bundle), tiny_bundle.parent / "tiny.star.zip").path
+    path = write_pack(Bundle.open(star_bundle), star_bundle.parent / "tiny.star.zip").path
     path.write_bytes(make(path.read_bytes()))
-    before = contents(tiny_bundle.parent)
+    before = contents(star_bundle.parent)
     for verb in PACKED_VERBS:
         code, error = call(verb.replace("BUNDLE", path.name))
         assert (code, path.name in error, "Traceback" in error) == (expected, True, False), f"{verb}: {error}"
-    assert contents(tiny_bundle.parent) == before
+    assert contents(star_bundle.parent) == before
     with pytest.raises(StarEdgeError):
         star_edge.load(path)

@@ -56,7 +56,7 @@ def test_the_whole_pipeline_on_few_clips(tmp_path: Path, monkeypatch: pytest.Mon
     assert report["schema"] == "star-edge/demo/1"
     assert report["passed"] == (result.exit_code == 0)
     assert {(row["engine"], row["precision"]) for row in report["rows"]} >= {
-        ("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("onnxruntime", "int8")
+        ("torch", "fp32"), ("native", "fp32"), ("native", "fp16"), ("native", "bf16"), ("native", "int8")
     }  # fmt: skip
     assert all(row["median_ms"] for row in report["rows"] if row["engine"] != "torch rounded to")
     assert (tmp_path / "demo" / "ckpt.pt").is_file()

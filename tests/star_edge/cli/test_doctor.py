@@ -101,7 +101,7 @@ def test_nothing_heavy_is_imported() -> None:
         (("train", "--data", "absent", "--out", "run"), ("torch",), "train"),
         (("export", "absent.pt"), ("torch",), "export"),
         (("calibrate", "tiny.star"), ("onnx",), "calibrate"),
-        (("run", "tiny.star", "--self-test"), ("onnxruntime",), "onnx"),
+        (("run", "tiny.star", "--self-test", "--engine", "onnxruntime"), ("onnxruntime",), "onnx"),
     ],
 )
 def test_a_verb_says_what_it_lacks(tiny_bundle: Path, arguments: tuple[str, ...], gone: tuple[str, ...], extra: str) -> None:

@@ -31,6 +31,12 @@ def test_the_only_bundle_here(tiny_bundle: Path) -> None:
     assert document["manifest"]["bundle_id"] == Bundle.open(tiny_bundle).manifest.bundle_id
 
 
+def test_what_native_runs_is_shown(star_bundle: Path) -> None:
+    shown = inspect(star_bundle, cwd=star_bundle.parent).stdout
+    assert "computed" in shown
+    assert " in fp32" in shown
+
+
 @pytest.mark.parametrize("target", ["models", "skeletons", "tiny.star/model.fp32.onnx"])
 def test_every_kind_is_shown_and_has_a_document(tiny_bundle: Path, target: str) -> None:
     result = inspect(target, cwd=tiny_bundle.parent)

@@ -24,8 +24,8 @@ def star_edge(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]
 
 
 @pytest.fixture
-def folder(tiny_bundle: Path) -> Path:
-    return tiny_bundle.parent
+def folder(star_bundle: Path) -> Path:
+    return star_bundle.parent
 
 
 def test_pack_run_and_unpack(folder: Path) -> None:

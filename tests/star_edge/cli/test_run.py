@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,9 +25,9 @@ def run(*arguments: object, cwd: Path, stdin: str = "") -> subprocess.CompletedP
 
 
 @pytest.fixture
-def folder(tiny_bundle: Path) -> Path:
+def folder(star_bundle: Path) -> Path:
     """Working directory with one bundle, a good clip and bad ones."""
-    where = tiny_bundle.parent
+    where = star_bundle.parent
     rng = np.random.default_rng(3)
     good = rng.normal(size=(6, 15, 3)).astype(np.float32)
     np.save(where / "good.npy", good)
@@ -51,7 +52,7 @@ def test_bundle_is_optional_and_clips_come_in_several_forms(folder: Path) -> Non
     for clip, prediction in zip(document["clips"], expected, strict=True):
         assert clip["name"] == clip["top"][0]["name"] == prediction.name
         assert clip["logits"] == pytest.approx(prediction.logits.tolist())
-    assert document["engine"]["provider"].endswith("CPUExecutionProvider")
+    assert document["engine"]["engine"] == "native"
     assert document["bundle_id"] == recognizer.bundle.manifest.bundle_id
 
 
@@ -61,13 +62,15 @@ def test_table_names_class_confidence_and_next_step(folder: Path) -> None:
     prediction = star_edge.load(folder / "tiny.star")(folder / "good.npy")[0]
     assert prediction.name in result.stdout
     assert f"{prediction.confidence:.1%}" in result.stdout
-    assert "next: star-edge verify tiny.star" in result.stdout.splitlines()[-1]
+    last = result.stdout.splitlines()[-1]
+    assert re.search(r"recognised with native fp32, star-edge \S+ (portable|avx2|avx512|neon)", last)
+    assert "next: star-edge verify tiny.star" in last
 
 
 def test_self_test(folder: Path) -> None:
     result = run("--self-test", "--json", cwd=folder)
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["self_test"]["clips"] == 2
+    assert json.loads(result.stdout)["self_test"]["clips"] == len(Bundle.open(folder / "tiny.star").golden().names)
 
 
 def frames(count: int) -> str:
@@ -194,7 +197,7 @@ def one_class_too_many(bundle: Path) -> None:
         (manifest_with_wrong_types, 2, "class_names"),
         (newer_schema, 4, "pip install --upgrade star-edge"),
         (path_outside_the_bundle, 2, "points outside the bundle"),
-        (one_class_too_many, 4, "number of classes"),
+        (one_class_too_many, 4, "does not fit the bundle"),
     ],
 )
 def test_damaged_bundle(folder: Path, refusal: Refusal, damage: Callable[[Path], None], code: int, message: str) -> None:

@@ -224,6 +224,13 @@ def clip_of(index: int, rows: int, persons: int) -> Clip:
     return Clip(values, (first, rows - first) if persons == 2 else (rows,), f"clip {index}")
 
 
+@pytest.fixture(autouse=True)
+def run_by_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model of ``tiny_bundle`` is made by hand; the native engine knows STAR alone."""
+    for module in ("page", "summary"):
+        monkeypatch.setattr(f"star_edge.report.{module}.DEFAULT_ENGINE", "onnxruntime")
+
+
 @pytest.fixture
 def by_hand() -> SimpleNamespace:
     """The functions above, for tests that change a bundle or a report."""

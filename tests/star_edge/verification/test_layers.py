@@ -66,7 +66,16 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize(("engine", "precision"), [("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("torch", "fp16")])
+def test_an_engine_that_shows_its_logits_alone_is_refused(bundle: Path, case: Path):
+    with pytest.raises(InputError, match="the native engine does not show") as caught:
+        compare_layers(bundle, engine="native", case=case)
+    assert caught.value.hint == "--engine onnxruntime"
+    assert not (bundle / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision"), [("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("torch", "fp16"), ("torch", "bf16")]
+)
 def test_a_sound_bundle_has_no_bad_module(bundle: Path, case: Path, engine: str, precision: str):
     report = compare_layers(bundle, engine=engine, precision=precision, case=case)
     assert report.first_bad is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def planted(monkeypatch):
     changes = {}
 
     def open_planted(bundle, name, *, precision=None, threads=None, mode=None):
-        compute = "fp32" if name == "onnxruntime" and precision == "fp16" else precision
+        compute = "fp32" if name == "native" and precision == "fp16" else precision
         return PlantedEngine(bundle, name, precision, compute, changes.get((name, precision), lambda logits: logits))
 
     monkeypatch.setattr(verify, "open_engine", open_planted)
@@ -97,7 +98,7 @@ def data(bundle, tmp_path) -> Path:
 
 
 def test_the_right_answers_pass_and_the_report_is_in_the_bundle(bundle, data, planted):
-    planted["onnxruntime", "int8"] = lambda logits: logits + np.float32(0.01)
+    planted["native", "int8"] = lambda logits: logits + np.float32(0.01)
     report = verify_bundle(bundle, data, precisions=["fp32", "int8"])
     assert report.passed
     assert (report.split, report.part, report.samples, report.available) == ("own", "test", CLIPS, CLIPS)
@@ -114,7 +115,7 @@ def test_the_right_answers_pass_and_the_report_is_in_the_bundle(bundle, data, pl
     answers = json.loads((bundle.path / "reports" / "predictions.json").read_bytes())
     assert (answers["bundle_id"], answers["data_sha256"]) == (report.bundle_id, report.data_sha256)
     assert [(row["engine"], row["precision"]) for row in answers["answers"]] == [
-        ("torch", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8")
+        ("torch", "fp32"), ("native", "fp32"), ("native", "int8")
     ]  # fmt: skip
     for row, result in zip(answers["answers"][1:], report.results, strict=True):
         right = sum(a == b for a, b in zip(row["classes"], answers["labels"], strict=True))
@@ -129,7 +130,7 @@ def test_fp16_that_computes_in_fp32_is_decided_by_the_rounding_reference(bundle,
     planted["torch", "fp16"] = overflow
     report = verify_bundle(bundle, data, precisions=["fp16"])
     assert [(r.engine, r.compute, r.decides, r.passed) for r in report.results] == [
-        ("onnxruntime", "fp32", False, True),
+        ("native", "fp32", False, True),
         ("torch", "fp16", True, False),
     ]
     assert not report.passed
@@ -137,8 +138,26 @@ def test_fp16_that_computes_in_fp32_is_decided_by_the_rounding_reference(bundle,
     assert report.results[1].max_abs_err is None
 
 
+def test_the_default_engine_is_compared_in_all_it_computes(exported_bundle, tmp_path, monkeypatch):
+    path = Path(shutil.copytree(exported_bundle, tmp_path / "own.star"))
+    data = write_dataset(tmp_path / "clips", Bundle.open(path))
+    options = ["--data", data, "--threads", 1, "--samples", 30]
+    assert run_verb(monkeypatch, path, *options) == 0
+    rows = json.loads((path / "reports" / "verify.json").read_bytes())["results"]
+    native = {row["precision"]: row for row in rows if row["engine"] == "native"}
+    assert native.keys() == {"fp32", "fp16", "bf16"}
+    assert native["fp32"]["decides"]
+    assert native["fp16"]["compute"] == "fp32"
+    # a precision that this processor computes in another one is decided by the reference that rounds
+    assert [row["precision"] for row in rows if row["engine"] == "torch"] == [
+        precision for precision in ("fp16", "bf16") if not native[precision]["decides"]
+    ]
+    assert run_verb(monkeypatch, path, *options, "--precision", "bf16") == 0
+    assert run_verb(monkeypatch, path, *options, "--precision", "bf16", "--engine", "onnxruntime") == 4
+
+
 def test_a_wrong_engine_misses_the_gate(bundle, data, planted):
-    planted["onnxruntime", "int8"] = lambda logits: np.roll(logits, 1, axis=1)
+    planted["native", "int8"] = lambda logits: np.roll(logits, 1, axis=1)
     (result,) = verify_bundle(bundle, data, precisions=["int8"]).results
     assert not result.passed
     assert result.lost == CLIPS - 20
@@ -218,7 +237,7 @@ def test_the_verb_prints_one_document_and_exits_by_the_gate(bundle, data, plante
     assert last.startswith("gates passed on 120 test clips")
     assert last.endswith(f"next: star-edge bench {bundle.path}")
 
-    planted["onnxruntime", "fp32"] = lambda logits: -logits
+    planted["native", "fp32"] = lambda logits: -logits
     assert run_verb(monkeypatch, bundle.path, "--data", data) == 3
     shown = capsys.readouterr()
     assert "MISSED" in shown.out
