@@ -33,6 +33,7 @@ VERBS = {
     "calibrate again": ("calibrate small.star --samples 9 --method mse", "calibrated", "small.star/"),
     "analyze": ("analyze small.star --rounds 3 --threads 1 --workload 1x8", "calibrated", "small.star/reports/sensitivity.json"),
     "verify": ("verify small.star --precision fp32 --part val", "", "small.star/reports/"),
+    "verify another engine": ("verify small.star --engine onnxruntime --precision fp32 --part val", "", "small.star/reports/"),
     "pack": ("pack small.star", "", "small.star.zip"),
     "unpack": ("pack --unpack small.star.zip --out back.star", "packed", "back.star"),
 }  # fmt: skip
@@ -40,7 +41,7 @@ VERBS = {
 TEMPORARY = {
     "calibrate": ("File too large", "star-edge-"),
     "calibrate again": ("File too large", "star-edge-"),
-    "verify": ("ONNX Runtime could not write its profile", "star-edge-"),
+    "verify another engine": ("ONNX Runtime could not write its profile", "star-edge-"),
 }
 
 
@@ -135,8 +136,8 @@ def test_disk_without_room(
 
 
 @pytest.mark.parametrize("command", ["inspect skeletons --json", "inspect skeletons", "run {bundle} --self-test --json"])
-def test_full_output(tiny_bundle: Path, command: str) -> None:
-    words = command.format(bundle=tiny_bundle).split()
+def test_full_output(star_bundle: Path, command: str) -> None:
+    words = command.format(bundle=star_bundle).split()
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "star_edge", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
