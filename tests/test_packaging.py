@@ -114,6 +114,13 @@ def test_the_installed_library_is_of_this_version() -> None:
     assert library.star_version().decode() == star_edge.__version__
 
 
+def test_the_library_shows_only_its_c_interface() -> None:
+    listed = run("nm", "--dynamic", "--defined-only", "--format=posix", library_path())
+    names = {line.split()[0] for line in listed.stdout.splitlines()}
+    assert names
+    assert {name for name in names if not name.startswith("star_")} == set()
+
+
 def test_a_missing_library_names_the_command_that_builds_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("runtime.native.__path__", [str(tmp_path)])
     with pytest.raises(MismatchError, match="make native") as failure:

@@ -110,7 +110,7 @@ def test_files_that_may_not_grow(
 ) -> None:
     command = prepare(verb, tmp_path)
     before = contents(tmp_path)
-    with files_of_at_most(1000):
+    with files_of_at_most(100):
         found = star_edge(*command)
     refused(found, *TEMPORARY.get(verb, ("File too large", VERBS[verb][2])))
     assert contents(tmp_path) == before
