@@ -88,7 +88,7 @@ native-sanitize: system  ## the C++ tests with address and undefined-behaviour s
 native-aarch64: system-cross  ## the C++ tests, compiled for aarch64 and emulated
 	.ci/arm64-libraries $(NATIVE)-aarch64-libraries
 	$(CONFIGURE) -B $(NATIVE)-aarch64 -G Ninja -D STAR_EDGE_TESTS=ON -D STAR_EDGE_FETCH=OFF \
-	  --toolchain cmake/aarch64-linux-gnu.cmake -D CMAKE_PREFIX_PATH=$(NATIVE)-aarch64-libraries/usr -D CMAKE_CXX_FLAGS_RELEASE=-O1
+	  --toolchain cmake/aarch64-linux-gnu.cmake -D CMAKE_PREFIX_PATH=$(NATIVE)-aarch64-libraries/usr
 	cmake --build $(NATIVE)-aarch64
 	$(CTEST) --test-dir $(NATIVE)-aarch64
 
