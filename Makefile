@@ -153,10 +153,14 @@ $(STAMPS)/venv:
 	fi
 	@mkdir -p $(STAMPS) && touch $@
 
-# each of these builds the library, too; with its objects kept, that takes a second
-EDITABLE := --config-settings build-dir=$(NATIVE) --config-settings cmake.define.STAR_EDGE_WERROR=$(if $(CI),ON,OFF) --editable
+# each of these builds the library, too; with its objects kept, that takes a second. They are thrown away where the build's
+# own tools come from another place each time, as from pip's isolated environments: so the tools are installed, once
+EDITABLE := --no-build-isolation --config-settings build-dir=$(NATIVE) --config-settings cmake.define.STAR_EDGE_WERROR=$(if $(CI),ON,OFF) --editable
 
-$(STAMPS)/native: $(NATIVE_SOURCES) $(STAMPS)/venv
+$(STAMPS)/build-tools: $(REQUIREMENTS) $(STAMPS)/venv
+	$(call install,scikit-build-core)
+
+$(STAMPS)/native: $(NATIVE_SOURCES) $(STAMPS)/build-tools
 	$(call install,$(EDITABLE) .)
 
 $(STAMPS)/demo: $(REQUIREMENTS) | $(STAMPS)/native
