@@ -75,16 +75,15 @@ struct BfloatPairs : PackedUnits {
             return Ints<N>(_mm512_permutexvar_epi16(order, reinterpret_cast<__m512i>(halves)));
         }
 #endif
-        Ints<N> rounded[2];
-        for (int i = 0; i < 2; i++) rounded[i] = round(bits_of<Ints<N>>(channels[i]));
-        return ((rounded[0] >> 16) & 0xffff) | (rounded[1] & static_cast<int32_t>(0xffff0000));
+        const Bits<N> even = round(bits_of<Bits<N>>(channels[0])), odd = round(bits_of<Bits<N>>(channels[1]));
+        return bits_of<Ints<N>>(Bits<N>((even >> 16) | (odd & 0xffff0000)));
     }
 
    private:
     static uint32_t round(float value) { return round(std::bit_cast<uint32_t>(value)); }
     /// The upper half of the sum is what is kept.
-    template <class Bits>
-    static Bits round(Bits bits) {
+    template <class Pattern>
+    static Pattern round(Pattern bits) {
         return bits + 0x7fff + ((bits >> 16) & 1);
     }
 };

@@ -28,6 +28,10 @@ using Floats = stdx::simd<float, stdx::simd_abi::deduce_t<float, N>>;
 template <int N>
 using Ints = stdx::simd<int32_t, stdx::simd_abi::deduce_t<int32_t, N>>;
 
+/// Patterns of bits, whose sums may wrap.
+template <int N>
+using Bits = stdx::simd<uint32_t, stdx::simd_abi::deduce_t<uint32_t, N>>;
+
 using Vector = Floats<kLanes>;
 
 template <int N>
@@ -56,7 +60,7 @@ constexpr float kLog2e = 1.44269504f;
 /// 2^x to 2.4e-7 relative for x <= 127; below -126 the smallest normal number.
 template <class V>
 inline V power_of_2(V x) {
-    using Bits = Ints<static_cast<int>(V::size())>;
+    using Pattern = Bits<static_cast<int>(V::size())>;
     const V shift = 12582912.0f;  // 1.5 * 2^23: its sum with x has round(x) in the lowest bits
     x = stdx::max(x, V(-126.0f));
     const V shifted = x + shift;
@@ -68,7 +72,7 @@ inline V power_of_2(V x) {
     power = power * fraction + 2.40226261e-1f;
     power = power * fraction + 6.93147182e-1f;
     power = power * fraction + 1.0f;
-    return bits_of<V>(bits_of<Bits>(power) + (bits_of<Bits>(shifted) << 23));
+    return bits_of<V>(bits_of<Pattern>(power) + (bits_of<Pattern>(shifted) << 23));
 }
 
 /// 1 / (1 + e^-x)
