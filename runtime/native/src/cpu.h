@@ -3,6 +3,7 @@
 
 namespace star {
 
+/// Of the instructions that are optional, those that are worth using.
 struct Cpu {
     bool avx2, avx512, avx512_vnni, avx512_bf16;  // x86-64
     bool neon, neon_dotprod, neon_bf16;           // aarch64

@@ -94,7 +94,7 @@ class Packer {
     const Kernels &kernels_;
 };
 
-Shape shape_of(const Config &config, int lanes) {
+Shape shape_of(const Config &config, const Kernels &kernels) {
     Shape shape{};
     shape.joints = static_cast<int>(config.joints);
     shape.channels = static_cast<int>(config.channels);
@@ -104,9 +104,10 @@ Shape shape_of(const Config &config, int lanes) {
     shape.head_dim = shape.dim / shape.heads;
     shape.layers = static_cast<int>(config.layers);
     shape.hidden = static_cast<int>(config.hidden);
-    shape.tokens = shape.joints * kTileFrames;
+    shape.tile_frames = kernels.tile_frames;
+    shape.tokens = shape.joints * shape.tile_frames;
     shape.stride = (shape.tokens + 15) / 16 * 16;
-    shape.padded_dim = (shape.dim + lanes - 1) / lanes * lanes;
+    shape.padded_dim = (shape.dim + kernels.lanes - 1) / kernels.lanes * kernels.lanes;
     return shape;
 }
 
@@ -152,7 +153,7 @@ Linear pack_head_hidden(const Packer &packer, const Shape &shape) {
 Weights pack_weights(const Bundle &bundle, star_precision precision, const Kernels &kernels) {
     const Packer packer(bundle, precision, kernels);
     Weights weights;
-    weights.shape = shape_of(bundle.config, kernels.lanes);
+    weights.shape = shape_of(bundle.config, kernels);
     const Shape &shape = weights.shape;
 
     const int inputs = shape.joints * shape.channels;

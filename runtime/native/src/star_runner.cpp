@@ -7,17 +7,17 @@ namespace star {
 
 namespace {
 
-// A chunk's sums are as large as nine rows of activations, so a chunk is two tiles at least; and a clip has no more chunks
-// than many cores can share, so that its sums stay small beside its rows.
-constexpr int64_t kChunkTiles = 2, kMostChunks = 64, kChunkGroup = 4;
+// A chunk's sums are as large as nine rows of activations, so a chunk has sixteen frames where the clip has them; and a clip
+// has no more chunks than many cores can share, so that its sums stay small beside its rows.
+constexpr int64_t kChunkFrames = 16, kMostChunks = 64, kChunkGroup = 4;
 // floats of a sum over chunks that one part adds up
 constexpr std::size_t kSumPart = 4096;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-int64_t chunks_of(int64_t tiles) {
-    const int64_t wanted =
-        ceil_div(ceil_div(tiles, kChunkTiles), kChunkGroup) * kChunkGroup;  // whole groups: even on 2 and 4 cores
+int64_t chunks_of(int64_t tiles, int tile_frames) {
+    const int64_t wanted = ceil_div(ceil_div(tiles * tile_frames, kChunkFrames), kChunkGroup) *
+                           kChunkGroup;  // whole groups: even on 2 and 4 cores
     return std::min({wanted, kMostChunks, tiles});
 }
 
@@ -34,7 +34,7 @@ Scratch::Scratch(const Shape &shape)
       e(allocate_floats(rows_of_blocks(shape.dim) * shape.stride)),
       packed(allocate_floats(std::max(rows_of_blocks(shape.dim) * shape.stride, rows_of_blocks(shape.hidden)))),
       packed_hidden(allocate_floats(rows_of_blocks(shape.dim) * shape.stride)),
-      rows(allocate_floats(static_cast<std::size_t>(kTileFrames) * 2 * shape.padded_dim)),
+      rows(allocate_floats(static_cast<std::size_t>(shape.tile_frames) * 2 * shape.padded_dim)),
       hidden(allocate_floats(rows_of_blocks(shape.hidden))),
       logits(allocate_floats(rows_of_blocks(shape.classes))) {}
 
@@ -63,12 +63,12 @@ void StarRunner::plan(const int64_t *cu_seqlens, int64_t clips) {
     int64_t tile = 0, longest = 0;
     for (int64_t clip = 0; clip < clips; clip++) {
         const int64_t first_row = cu_seqlens[clip], rows = cu_seqlens[clip + 1] - first_row;
-        const int64_t tiles = ceil_div(rows, kTileFrames), chunks = chunks_of(tiles);
+        const int64_t tiles = ceil_div(rows, shape_.tile_frames), chunks = chunks_of(tiles, shape_.tile_frames);
         clips_.push_back({rows, static_cast<int64_t>(chunks_.size()), chunks});
         for (int64_t chunk = 0, at = 0; chunk < chunks; chunk++) {
             const int64_t count = tiles / chunks + (chunk < tiles % chunks);
-            const int64_t row = at * kTileFrames;
-            chunks_.push_back({clip, first_row + row, std::min(rows - row, count * kTileFrames), tile + at, count, at});
+            const int64_t row = at * shape_.tile_frames;
+            chunks_.push_back({clip, first_row + row, std::min(rows - row, count * shape_.tile_frames), tile + at, count, at});
             at += count;
         }
         tile += tiles;
@@ -83,17 +83,18 @@ void StarRunner::plan(const int64_t *cu_seqlens, int64_t clips) {
 
 /// sin((p / 10^4)^(j / dim)) for even channels j, cos for odd ones, 0^0 = 1 (STAR, section 3.3, as the authors' code has it).
 void StarRunner::extend_positions(int64_t tiles) {
-    const int64_t present = static_cast<int64_t>(positions_.size()) / (shape_.dim * kTileFrames);
+    const int64_t present = static_cast<int64_t>(positions_.size()) / (shape_.dim * shape_.tile_frames);
     if (tiles <= present) return;
-    positions_.resize(tiles * shape_.dim * kTileFrames);
+    positions_.resize(tiles * shape_.dim * shape_.tile_frames);
     pool_.run(tiles - present, [&](int64_t part, int) {
         const int64_t tile = present + part;
-        float *at = positions_.data() + tile * shape_.dim * kTileFrames;
-        for (int frame = 0; frame < kTileFrames; frame++) {
-            const double log_position = std::log(static_cast<double>(tile * kTileFrames + frame) / 1e4);  // -inf for the first
+        float *at = positions_.data() + tile * shape_.dim * shape_.tile_frames;
+        for (int frame = 0; frame < shape_.tile_frames; frame++) {
+            const double log_position =
+                std::log(static_cast<double>(tile * shape_.tile_frames + frame) / 1e4);  // -inf for the first
             for (int j = 0; j < shape_.dim; j++) {
                 const double phase = j == 0 ? 1.0 : std::exp(log_position * j / shape_.dim);
-                at[j * kTileFrames + frame] = static_cast<float>(j % 2 == 0 ? std::sin(phase) : std::cos(phase));
+                at[j * shape_.tile_frames + frame] = static_cast<float>(j % 2 == 0 ? std::sin(phase) : std::cos(phase));
             }
         }
     });
@@ -105,7 +106,7 @@ void StarRunner::for_each_tile(const Body &body) {
     pool_.run(static_cast<int64_t>(chunks_.size()), [&](int64_t index, int thread) {
         const Chunk &chunk = chunks_[index];
         for (int64_t tile = 0; tile < chunk.tiles; tile++) {
-            const int frames = static_cast<int>(std::min<int64_t>(kTileFrames, chunk.rows - tile * kTileFrames));
+            const int frames = static_cast<int>(std::min<int64_t>(shape_.tile_frames, chunk.rows - tile * shape_.tile_frames));
             body(index, chunk, tile, frames, x_ + (chunk.first_tile + tile) * shape_.tile_size(), scratch_[thread]);
         }
     });
@@ -168,8 +169,8 @@ void StarRunner::run(const float *features, const int64_t *cu_seqlens, int64_t c
     plan(cu_seqlens, clips);
     const int64_t row = static_cast<int64_t>(shape_.joints) * shape_.channels;
     for_each_tile([&](int64_t index, const Chunk &chunk, int64_t tile, int frames, float *x, Scratch &scratch) {
-        kernels_.embed(weights_, features + (chunk.first_row + tile * kTileFrames) * row, frames,
-                       positions_.data() + (chunk.clip_tile + tile) * shape_.dim * kTileFrames, x, scratch);
+        kernels_.embed(weights_, features + (chunk.first_row + tile * shape_.tile_frames) * row, frames,
+                       positions_.data() + (chunk.clip_tile + tile) * shape_.dim * shape_.tile_frames, x, scratch);
         kernels_.add_state(weights_, 0, x, frames, tile == 0, chunk_state_ + index * shape_.state_size(), scratch);
     });
     for (int layer = 0; layer < shape_.layers; layer++) {

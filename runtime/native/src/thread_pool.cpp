@@ -1,5 +1,7 @@
 #include "thread_pool.h"
 
+#include <chrono>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -8,8 +10,10 @@ namespace star {
 
 namespace {
 
-// A run is a dozen jobs a few microseconds apart: a thread looks for the next one that long before it sleeps.
-constexpr int kSpins = 2000;
+// A run is a dozen jobs, and a thread waits in each for the slowest, tens of microseconds in all: so long it looks for the
+// next one before it sleeps, since waking it takes as long again.
+constexpr std::chrono::microseconds kSpin(200);
+constexpr int kLooks = 32;  // between two looks at the clock
 
 void relax() {
 #if defined(__x86_64__)
@@ -21,10 +25,13 @@ void relax() {
 
 /// Returns once the value is another than `old`.
 uint32_t wait_for_change(const std::atomic<uint32_t> &value, uint32_t old) {
-    for (int spin = 0; spin < kSpins; spin++) {
-        const uint32_t now = value.load(std::memory_order_acquire);
-        if (now != old) return now;
-        relax();
+    using Clock = std::chrono::steady_clock;
+    for (const auto end = Clock::now() + kSpin; Clock::now() < end;) {
+        for (int look = 0; look < kLooks; look++) {
+            const uint32_t now = value.load(std::memory_order_acquire);
+            if (now != old) return now;
+            relax();
+        }
     }
     value.wait(old, std::memory_order_acquire);
     return value.load(std::memory_order_acquire);
@@ -34,7 +41,7 @@ constexpr uint32_t kEnd = 1, kJob = 2;
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : shares_(threads) {
     workers_.reserve(threads - 1);
     try {
         for (int thread = 1; thread < threads; thread++) workers_.emplace_back([this, thread] { work(thread); });
@@ -53,14 +60,23 @@ void ThreadPool::end() {
 }
 
 void ThreadPool::take_parts(const Job &job, int thread) {
-    for (int64_t part; (part = next_part_.fetch_add(1, std::memory_order_relaxed)) < job.parts;)
-        job.call(job.context, part, thread);
+    for (int i = 0; i < size(); i++) {
+        Share &share = shares_[(thread + i) % size()];
+        for (int64_t part; (part = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;)
+            job.call(job.context, part, thread);
+    }
 }
 
 void ThreadPool::run_job(const Job &job) {
-    next_part_.store(0, std::memory_order_relaxed);
-    if (workers_.empty() || job.parts <= 1) return take_parts(job, 0);
+    if (workers_.empty() || job.parts <= 1) {
+        for (int64_t part = 0; part < job.parts; part++) job.call(job.context, part, 0);
+        return;
+    }
     job_ = job;
+    for (int thread = 0; thread < size(); thread++) {
+        shares_[thread].next.store(job.parts * thread / size(), std::memory_order_relaxed);
+        shares_[thread].end = job.parts * (thread + 1) / size();
+    }
     finished_.store(0, std::memory_order_relaxed);
     started_.fetch_add(kJob, std::memory_order_release);
     started_.notify_all();

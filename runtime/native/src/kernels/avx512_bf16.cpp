@@ -9,14 +9,9 @@ namespace star::avx512_bf16 {
 struct DotBfloat16 : BfloatPairs {
     template <int N>
     static void multiply_add(Sum<N> &sum, const Operand<N> &weight, const Operand<N> &activation) {
-        if constexpr (N == 16) {
-            sum = Sum<N>(_mm512_dpbf16_ps(static_cast<__m512>(sum), reinterpret_cast<__m512bh>(static_cast<__m512i>(weight)),
-                                          reinterpret_cast<__m512bh>(static_cast<__m512i>(activation))));
-        } else {
-            static_assert(N == 8);
-            sum = Sum<N>(_mm256_dpbf16_ps(static_cast<__m256>(sum), reinterpret_cast<__m256bh>(static_cast<__m256i>(weight)),
-                                          reinterpret_cast<__m256bh>(static_cast<__m256i>(activation))));
-        }
+        static_assert(N == 16);
+        sum = Sum<N>(_mm512_dpbf16_ps(static_cast<__m512>(sum), reinterpret_cast<__m512bh>(static_cast<__m512i>(weight)),
+                                      reinterpret_cast<__m512bh>(static_cast<__m512i>(activation))));
     }
 };
 

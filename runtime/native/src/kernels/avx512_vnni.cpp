@@ -9,14 +9,9 @@ namespace star::avx512_vnni {
 struct DotInt8 : Int8Quads<128> {
     template <int N>
     static void multiply_add(Sum<N> &sum, const Operand<N> &weight, const Operand<N> &activation) {
-        if constexpr (N == 16) {
-            sum = Sum<N>(_mm512_dpbusd_epi32(static_cast<__m512i>(sum), static_cast<__m512i>(activation),
-                                             static_cast<__m512i>(weight)));
-        } else {
-            static_assert(N == 8);
-            sum = Sum<N>(_mm256_dpbusd_epi32(static_cast<__m256i>(sum), static_cast<__m256i>(activation),
-                                             static_cast<__m256i>(weight)));
-        }
+        static_assert(N == 16);
+        sum = Sum<N>(
+            _mm512_dpbusd_epi32(static_cast<__m512i>(sum), static_cast<__m512i>(activation), static_cast<__m512i>(weight)));
     }
 };
 

@@ -1,10 +1,10 @@
 // What an instruction set provides: the arithmetic of a STAR model on tiles of eight frames.
 //
-// A tile holds eight consecutive frames of one clip. Its activations are channel-major, [channel][joint * 8 + frame] with rows
-// of `stride`: a vector register holds one channel of many tokens, so normalisations and softmax need no work across lanes,
-// and any head_dim, joint count and width runs on the same code. Frames beyond the clip's end are computed from zeros and left
-// out of every sum. Only keys and values of the temporal branch are token-major, [joint * 8 + frame][channel], as k (x) v
-// wants them.
+// A tile holds consecutive frames of one clip, eight or as many as a vector has lanes. Its activations are channel-major,
+// [channel][joint * frames + frame] with rows of `stride`: a vector register holds one channel of many tokens, so
+// normalisations and softmax need no work across lanes, and any head_dim, joint count and width runs on the same code. Frames
+// beyond the clip's end are computed from zeros and left out of every sum. Only keys and values of the temporal branch are
+// token-major, [joint * frames + frame][channel], as k (x) v wants them.
 #pragma once
 
 #include <cstddef>
@@ -15,8 +15,6 @@
 #include "model.h"
 
 namespace star {
-
-constexpr int kTileFrames = 8;
 
 /// Memory for vector loads and stores.
 constexpr std::size_t kAlignment = 64;
@@ -32,7 +30,8 @@ AlignedFloats allocate_floats(std::size_t count);
 /// Sizes every kernel needs.
 struct Shape {
     int joints, channels, classes, dim, heads, head_dim, layers, hidden;
-    int tokens;      // of a tile: joints * kTileFrames
+    int tile_frames;
+    int tokens;      // of a tile: joints * tile_frames
     int stride;      // from one channel of a tile to the next: tokens in whole cache lines
     int padded_dim;  // dim in whole vectors: row of keys, of values
     /// Floats of a clip's k (x) v and key sums: [joint][head][head_dim][head_dim], then [joint][padded_dim].
@@ -103,7 +102,7 @@ struct Scratch {
     explicit Scratch(const Shape &shape);
     AlignedFloats a, b, c, d, e;          // a tile each, rows in whole blocks; `a` three of them, for q, k, v
     AlignedFloats packed, packed_hidden;  // a tile's activations in the precision of the products
-    AlignedFloats rows;                   // keys and values of one joint [kTileFrames][2 * padded_dim]
+    AlignedFloats rows;                   // keys and values of one joint [tile_frames][2 * padded_dim]
     AlignedFloats hidden, logits;         // of the head, whole vectors
 };
 
@@ -113,9 +112,10 @@ struct Kernels {
 
     /// Pack a linear layer; float32 whatever the precision unless source.low_precision.
     void (*pack)(const LinearSource &source, Linear &linear);
-    int lanes;  // rows of keys and of values are padded to whole vectors
+    int lanes;        // rows of keys and of values are padded to whole vectors
+    int tile_frames;  // a multiple of lanes
 
-    /// x = positions + embedding of features [frames][joint][channel]; positions [dim][8].
+    /// x = positions + embedding of features [frames][joint][channel]; positions [dim][tile_frames].
     void (*embed)(const Weights &weights, const float *features, int frames, const float *positions, float *x,
                   Scratch &scratch);
 

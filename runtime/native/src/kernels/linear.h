@@ -20,29 +20,29 @@ constexpr int units(int channels) {
     return (channels + P::per_unit - 1) / P::per_unit;
 }
 
-/// Floats [kRows][C] of a register tile.
-template <int N, int C>
-using Block = Floats<N>[kRows][C];
+/// Vectors [kRows][C] of a register tile.
+template <int C>
+using Block = Vector[kRows][C];
 
 /// sums[r][c] += scalars[i][r] * vectors[i][c] over i. One of the two are weights; with kTokenMajor the vectors are.
-template <class P, int N, int C, bool kTokenMajor>
-[[gnu::always_inline]] inline void multiply(typename P::template Sum<N> (&sums)[kRows][C], const typename P::Unit *scalars,
-                                            std::size_t scalar_stride, const typename P::Unit *vectors,
-                                            std::size_t vector_stride, int steps) {
-    using Operand = typename P::template Operand<N>;
+template <class P, int C, bool kTokenMajor>
+[[gnu::always_inline]] inline void multiply(typename P::template Sum<kLanes> (&sums)[kRows][C],
+                                            const typename P::Unit *scalars, std::size_t scalar_stride,
+                                            const typename P::Unit *vectors, std::size_t vector_stride, int steps) {
+    using Operand = typename P::template Operand<kLanes>;
     for (int i = 0; i < steps; i++) {
         Operand row[C];
 #pragma GCC unroll 8
-        for (int c = 0; c < C; c++) row[c] = P::template vector<N>(vectors + i * vector_stride + c * N);
+        for (int c = 0; c < C; c++) row[c] = P::template vector<kLanes>(vectors + i * vector_stride + c * kLanes);
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; r++) {
-            const Operand scalar = P::template broadcast<N>(scalars + i * scalar_stride + r);
+            const Operand scalar = P::template broadcast<kLanes>(scalars + i * scalar_stride + r);
 #pragma GCC unroll 8
             for (int c = 0; c < C; c++) {
                 if constexpr (kTokenMajor) {
-                    P::template multiply_add<N>(sums[r][c], row[c], scalar);
+                    P::template multiply_add<kLanes>(sums[r][c], row[c], scalar);
                 } else {
-                    P::template multiply_add<N>(sums[r][c], scalar, row[c]);
+                    P::template multiply_add<kLanes>(sums[r][c], scalar, row[c]);
                 }
             }
         }
@@ -50,7 +50,7 @@ template <class P, int N, int C, bool kTokenMajor>
 }
 
 /// Channel-major: result(output, block) for kRows outputs at a time of C vectors of tokens from `token` on.
-template <class P, int N, int C, class Result>
+template <class P, int C, class Result>
 [[gnu::always_inline]] inline void linear_columns(const Linear &layer, const typename P::Unit *x, int stride, int token,
                                                   const Result &result) {
     const auto *weights = reinterpret_cast<const typename P::Unit *>(layer.weights.get());
@@ -58,7 +58,7 @@ template <class P, int N, int C, class Result>
     const float *bias = layer.bias.get(), *scale = layer.scale.get();
     const int steps = units<P>(layer.inputs), outputs = layer.outputs;
     for (int output = 0; output < outputs; output += kRows) {
-        typename P::template Sum<N> sums[kRows][C];
+        typename P::template Sum<kLanes> sums[kRows][C];
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 8
@@ -70,14 +70,14 @@ template <class P, int N, int C, class Result>
                 }
             }
         }
-        multiply<P, N, C, false>(sums, weights + static_cast<std::size_t>(output) * steps, kRows, x + token, stride, steps);
+        multiply<P, C, false>(sums, weights + static_cast<std::size_t>(output) * steps, kRows, x + token, stride, steps);
         if constexpr (P::integer) {
-            Block<N, C> block;
+            Block<C> block;
 #pragma GCC unroll 16
             for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 8
                 for (int c = 0; c < C; c++)
-                    block[r][c] = stdx::static_simd_cast<Floats<N>>(sums[r][c]) * scale[output + r] + bias[output + r];
+                    block[r][c] = stdx::static_simd_cast<Vector>(sums[r][c]) * scale[output + r] + bias[output + r];
             }
             result(output, block);
         } else {
@@ -86,18 +86,14 @@ template <class P, int N, int C, class Result>
     }
 }
 
-/// Calls body(token, lanes, columns) so that all tokens of a tile are covered once; the last two as compile-time numbers.
+/// Calls body(token, columns) so that all tokens of a tile, whole vectors of them, are covered once; columns is a compile-time
+/// number of vectors.
 template <class Body>
 [[gnu::always_inline]] inline void for_token_groups(int tokens, const Body &body) {
     int token = 0;
     for (; token + kColumns * kLanes <= tokens; token += kColumns * kLanes)
-        body(token, std::integral_constant<int, kLanes>(), std::integral_constant<int, kColumns>());
-    for (; token + kLanes <= tokens; token += kLanes)
-        body(token, std::integral_constant<int, kLanes>(), std::integral_constant<int, 1>());
-    if constexpr (kLanes > kTileFrames) {
-        for (; token < tokens; token += kTileFrames)
-            body(token, std::integral_constant<int, kTileFrames>(), std::integral_constant<int, 1>());
-    }
+        body(token, std::integral_constant<int, kColumns>());
+    for (; token + kLanes <= tokens; token += kLanes) body(token, std::integral_constant<int, 1>());
 }
 
 /// Token-major: result(row, output, block) for the tile's frames of one joint, which begin at `token`, kRows of them at a
@@ -123,9 +119,9 @@ inline void linear_rows(const Linear &layer, const typename P::Unit *x, int stri
                 }
             }
         }
-        multiply<P, kLanes, C, true>(sums, x + token + row, stride, weights + output, width, steps);
+        multiply<P, C, true>(sums, x + token + row, stride, weights + output, width, steps);
         if constexpr (P::integer) {
-            Block<kLanes, C> block;
+            Block<C> block;
 #pragma GCC unroll 16
             for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 8
@@ -151,7 +147,7 @@ inline void linear_rows(const Linear &layer, const typename P::Unit *x, int stri
 
 /// Activations as the units a policy multiplies, [unit][token]: where to put channels and whence to read.
 ///
-/// For float32 these are the activations themselves, at `floats`; else they are packed into `packed`.
+/// For float32 these are the activations themselves, at `floats`; for others they are packed into `packed`.
 template <class P>
 class Activations {
    public:
@@ -165,31 +161,32 @@ class Activations {
           inverse_scale_(inverse_scale) {}
 
     const Unit *units() const {
-        if constexpr (P::per_unit == 1) {
-            return floats_;
-        } else {
+        if constexpr (P::packed) {
             return reinterpret_cast<const Unit *>(packed_);
+        } else {
+            return floats_;
         }
     }
 
     /// R channels from `channel` on, a multiple of per_unit. There is room for whole register tiles; what stands beyond the
     /// last channel in its unit must be zeros.
-    template <int N, int R, int C>
-    void put(int channel, int token, const Floats<N> (&values)[R][C]) const {
+    template <int R, int C>
+    void put(int channel, int token, const Vector (&values)[R][C]) const {
         static_assert(R % P::per_unit == 0);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r += P::per_unit) {
 #pragma GCC unroll 8
             for (int c = 0; c < C; c++) {
-                if constexpr (P::per_unit == 1) {
-                    store(floats_ + static_cast<std::size_t>(channel + r) * stride_ + token + c * N, values[r][c]);
+                if constexpr (!P::packed) {
+                    store(floats_ + static_cast<std::size_t>(channel + r) * stride_ + token + c * kLanes, values[r][c]);
                 } else {
-                    Floats<N> channels[P::per_unit];
+                    Vector channels[P::per_unit];
 #pragma GCC unroll 4
                     for (int i = 0; i < P::per_unit; i++) channels[i] = values[r + i][c];
-                    P::template pack<N>(channels, inverse_scale_)
-                        .copy_to(packed_ + static_cast<std::size_t>((channel + r) / P::per_unit) * stride_ + token + c * N,
-                                 stdx::element_aligned);
+                    P::template pack<kLanes>(channels, inverse_scale_)
+                        .copy_to(
+                            packed_ + static_cast<std::size_t>((channel + r) / P::per_unit) * stride_ + token + c * kLanes,
+                            stdx::element_aligned);
                 }
             }
         }
@@ -197,22 +194,22 @@ class Activations {
 
     /// Packs what stands in `floats`.
     void pack(int tokens) const {
-        if constexpr (P::per_unit > 1) {
-            for_token_groups(tokens, [&](int token, auto lanes, auto columns) {
-                constexpr int N = lanes(), C = columns();
+        if constexpr (P::packed) {
+            for_token_groups(tokens, [&](int token, auto columns) {
+                constexpr int C = columns();
                 for (int channel = 0; channel < channels_; channel += P::per_unit) {
-                    Floats<N> values[P::per_unit][C];
+                    Vector values[P::per_unit][C];
 #pragma GCC unroll 4
                     for (int i = 0; i < P::per_unit; i++) {
 #pragma GCC unroll 8
                         for (int c = 0; c < C; c++) {
                             values[i][c] = 0;
                             if (channel + i < channels_)
-                                values[i][c] =
-                                    load<N>(floats_ + static_cast<std::size_t>(channel + i) * stride_ + token + c * N);
+                                values[i][c] = load<kLanes>(floats_ + static_cast<std::size_t>(channel + i) * stride_ + token +
+                                                            c * kLanes);
                         }
                     }
-                    put<N, P::per_unit, C>(channel, token, values);
+                    put<P::per_unit, C>(channel, token, values);
                 }
             });
         }

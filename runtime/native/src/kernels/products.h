@@ -18,7 +18,7 @@ namespace star::STAR_TARGET {
 struct Float32 {
     using Unit = float;
     static constexpr int per_unit = 1;
-    static constexpr bool integer = false;
+    static constexpr bool packed = false, integer = false;
     template <int N>
     using Sum = Floats<N>;
     template <int N>
@@ -42,6 +42,7 @@ struct Float32 {
 /// Several low-precision numbers in 32 bits.
 struct PackedUnits {
     using Unit = uint32_t;
+    static constexpr bool packed = true;
     template <int N>
     using Operand = Ints<N>;
 
@@ -55,14 +56,23 @@ struct PackedUnits {
     }
 };
 
-/// Pairs of bfloat16, the even channel in the lower half; rounded to nearest, ties to even.
+/// Patterns of floats -> those whose upper halves are the nearest bfloat16, ties to even; the lower halves mean nothing.
+template <class Pattern>
+inline Pattern round_bfloat16(Pattern bits) {
+    return bits + 0x7fff + ((bits >> 16) & 1);
+}
+
+/// Pairs of bfloat16, the even channel in the lower half.
 struct BfloatPairs : PackedUnits {
     static constexpr int per_unit = 2;
     static constexpr bool integer = false;
     template <int N>
     using Sum = Floats<N>;
 
-    static Unit unit(const float *values) { return round(values[0]) >> 16 | (round(values[1]) & 0xffff0000); }
+    static Unit unit(const float *values) {
+        const auto rounded = [](float value) { return round_bfloat16(std::bit_cast<uint32_t>(value)); };
+        return rounded(values[0]) >> 16 | (rounded(values[1]) & 0xffff0000);
+    }
 
     template <int N>
     static Ints<N> pack(const Floats<N> (&channels)[2], float) {
@@ -75,39 +85,26 @@ struct BfloatPairs : PackedUnits {
             return Ints<N>(_mm512_permutexvar_epi16(order, reinterpret_cast<__m512i>(halves)));
         }
 #endif
-        const Bits<N> even = round(bits_of<Bits<N>>(channels[0])), odd = round(bits_of<Bits<N>>(channels[1]));
+        const Bits<N> even = round_bfloat16(bits_of<Bits<N>>(channels[0]));
+        const Bits<N> odd = round_bfloat16(bits_of<Bits<N>>(channels[1]));
         return bits_of<Ints<N>>(Bits<N>((even >> 16) | (odd & 0xffff0000)));
-    }
-
-   private:
-    static uint32_t round(float value) { return round(std::bit_cast<uint32_t>(value)); }
-    /// The upper half of the sum is what is kept.
-    template <class Pattern>
-    static Pattern round(Pattern bits) {
-        return bits + 0x7fff + ((bits >> 16) & 1);
     }
 };
 
-/// bfloat16 without instructions for it: multiplied in float32.
-struct Bfloat16 : BfloatPairs {
-    template <int N>
-    struct Operand {
-        Floats<N> even, odd;
-    };
+/// bfloat16 without instructions for it, or with slow ones: rounded, and multiplied in float32.
+struct Bfloat16 : Float32 {
+    static constexpr bool packed = true;
 
+    static Unit unit(const float *values) { return std::bit_cast<float>(keep(std::bit_cast<uint32_t>(values[0]))); }
     template <int N>
-    static Operand<N> broadcast(const Unit *from) {
-        return {std::bit_cast<float>(*from << 16), std::bit_cast<float>(*from & 0xffff0000)};
+    static Ints<N> pack(const Floats<N> (&channels)[1], float) {
+        return bits_of<Ints<N>>(keep(bits_of<Bits<N>>(channels[0])));
     }
-    template <int N>
-    static Operand<N> vector(const Unit *from) {
-        const auto pair = load_bits<N>(from);
-        return {bits_of<Floats<N>>(Ints<N>(pair << 16)), bits_of<Floats<N>>(Ints<N>(pair & static_cast<int32_t>(0xffff0000)))};
-    }
-    template <int N>
-    static void multiply_add(Sum<N> &sum, const Operand<N> &weight, const Operand<N> &activation) {
-        sum += weight.even * activation.even;
-        sum += weight.odd * activation.odd;
+
+   private:
+    template <class Pattern>
+    static Pattern keep(Pattern bits) {
+        return round_bfloat16(bits) & 0xffff0000;
     }
 };
 

@@ -8,6 +8,10 @@
 #include <cstdint>
 #include <experimental/simd>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #ifndef STAR_TARGET
 #error "define STAR_TARGET before including this file"
 #endif
@@ -21,6 +25,9 @@ constexpr int kLanes = 1;
 #else
 constexpr int kLanes = stdx::native_simd<float>::size();
 #endif
+
+/// Frames of a tile: whole vectors.
+constexpr int kTileFrames = kLanes > 8 ? kLanes : 8;
 
 /// N floats in one register.
 template <int N>
@@ -75,15 +82,27 @@ inline V power_of_2(V x) {
     return bits_of<V>(bits_of<Pattern>(power) + (bits_of<Pattern>(shifted) << 23));
 }
 
+/// 1 / x to 2e-7 relative, for x between 1e-30 and 1e30. A division of 16 floats takes as long as 32 of their products.
+template <class V>
+inline V reciprocal(V x) {
+#if defined(__AVX512F__)
+    if constexpr (V::size() == 16) {
+        const V estimate(_mm512_rcp14_ps(static_cast<__m512>(x)));
+        return estimate + estimate * (1.0f - x * estimate);
+    }
+#endif
+    return 1.0f / x;
+}
+
 /// 1 / (1 + e^-x)
 template <class V>
 inline V sigmoid(V x) {
-    return 1.0f / (1.0f + power_of_2(stdx::min(x * -kLog2e, V(126.0f))));
+    return reciprocal(1.0f + power_of_2(stdx::min(x * -kLog2e, V(60.0f))));
 }
 
 template <class V>
 inline V silu(V x) {
-    return x / (1.0f + power_of_2(stdx::min(x * -kLog2e, V(126.0f))));
+    return x * sigmoid(x);
 }
 
 /// elu(x) + 1
@@ -97,7 +116,7 @@ inline V phi(V x) {
 /// tanh to 1e-7 absolute
 template <class V>
 inline V hyperbolic_tangent(V x) {
-    return 1.0f - 2.0f / (1.0f + power_of_2(stdx::min(x * (2.0f * kLog2e), V(126.0f))));
+    return 1.0f - 2.0f * sigmoid(x * -2.0f);
 }
 
 }  // namespace star::STAR_TARGET

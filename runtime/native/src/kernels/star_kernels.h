@@ -8,17 +8,13 @@ namespace star::STAR_TARGET {
 
 constexpr float kNormEps = 1e-5f, kTemporalEps = 1e-6f;
 
-/// Lanes over the frames of one joint.
-constexpr int kFrameLanes = kLanes < kTileFrames ? kLanes : kTileFrames;
-using Frames = Floats<kFrameLanes>;
-
 /// 1 for the frames of a tile that are the clip's, 0 beyond.
 struct FrameMask {
     float values[kTileFrames];
     explicit FrameMask(int frames) {
         for (int f = 0; f < kTileFrames; f++) values[f] = f < frames ? 1.0f : 0.0f;
     }
-    Frames at(int frame) const { return load<kFrameLanes>(values + frame); }
+    Vector at(int frame) const { return load<kLanes>(values + frame); }
 };
 
 /// Calls body with a value of the policy that a linear layer was packed for.
@@ -27,43 +23,44 @@ inline auto with_policy(const Linear &layer, const Body &body) {
     return layer.low_precision ? body(P()) : body(Float32());
 }
 
-/// Takes C vectors of tokens to mean 0 and deviation 1 over their channels. Sums are of differences to the first channel: one
-/// pass, and no digits lost however far the mean is from zero.
-template <int N, int C>
-class Normaliser {
-   public:
-    /// value_at(channel, c) is asked for channel by channel.
-    template <class Value>
-    [[gnu::always_inline]] Normaliser(int channels, const Value &value_at) {
-        Floats<N> pivot[C], sum[C], squares[C];
-#pragma GCC unroll 8
-        for (int c = 0; c < C; c++) {
-            pivot[c] = value_at(0, c);
+/// Mean and deviation of C vectors of tokens over their channels. Sums are of differences to the first channel: one pass, and
+/// no digits lost however far the mean is from zero.
+template <int C>
+struct Moments {
+    Vector pivot[C], sum[C], squares[C];
+
+    /// Channel by channel, from 0 on.
+    [[gnu::always_inline]] void add(int channel, int c, const Vector &value) {
+        if (channel == 0) {
+            pivot[c] = value;
             sum[c] = 0;
             squares[c] = 0;
         }
-        for (int channel = 1; channel < channels; channel++) {
-#pragma GCC unroll 8
-            for (int c = 0; c < C; c++) {
-                const Floats<N> difference = value_at(channel, c) - pivot[c];
-                sum[c] += difference;
-                squares[c] += difference * difference;
-            }
-        }
+        const Vector difference = value - pivot[c];
+        sum[c] += difference;
+        squares[c] += difference * difference;
+    }
+};
+
+/// Takes vectors of tokens to mean 0 and deviation 1.
+template <int C>
+class Normaliser {
+   public:
+    [[gnu::always_inline]] Normaliser(int channels, const Moments<C> &moments) {
         const float inverse_count = 1.0f / static_cast<float>(channels);
 #pragma GCC unroll 8
         for (int c = 0; c < C; c++) {
-            const Floats<N> mean = sum[c] * inverse_count;
-            const Floats<N> variance = stdx::max(squares[c] * inverse_count - mean * mean, Floats<N>(0.0f));
+            const Vector mean = moments.sum[c] * inverse_count;
+            const Vector variance = stdx::max(moments.squares[c] * inverse_count - mean * mean, Vector(0.0f));
             inverse_[c] = 1.0f / stdx::sqrt(variance + kNormEps);
-            shift_[c] = -(pivot[c] + mean) * inverse_[c];
+            shift_[c] = -(moments.pivot[c] + mean) * inverse_[c];
         }
     }
 
-    Floats<N> operator()(int c, const Floats<N> &value) const { return value * inverse_[c] + shift_[c]; }
+    Vector operator()(int c, const Vector &value) const { return value * inverse_[c] + shift_[c]; }
 
    private:
-    Floats<N> inverse_[C], shift_[C];
+    Vector inverse_[C], shift_[C];
 };
 
 /// An encoder behind its attention: x1 = LN(attended + x), out = LN(x1 + linear2(SiLU(linear1(x1)))) [+ added].
@@ -81,16 +78,21 @@ inline void encoder_tail(const Shape &shape, const Encoder &encoder, const float
     const float *gain1 = encoder.norm1.weight.get(), *bias1 = encoder.norm1.bias.get();
     const float *gain2 = encoder.norm2.weight.get(), *bias2 = encoder.norm2.bias.get();
     // captured by value throughout: vector stores may alias anything, and what they may alias would be loaded anew after each
-    for_token_groups(shape.tokens, [=, &encoder](int token, auto lanes, auto columns) {
-        constexpr int N = lanes(), C = columns(), kUnit = First::per_unit;
-        const auto at = [=](int channel, int c) { return static_cast<std::size_t>(channel) * stride + token + c * N; };
+    for_token_groups(shape.tokens, [=, &encoder](int token, auto columns) {
+        constexpr int C = columns(), kUnit = First::per_unit;
+        const auto at = [=](int channel, int c) { return static_cast<std::size_t>(channel) * stride + token + c * kLanes; };
 
         const auto first_sum = [=](int channel, int c) {
-            return load<N>(attended + at(channel, c)) + load<N>(x + at(channel, c));
+            return load<kLanes>(attended + at(channel, c)) + load<kLanes>(x + at(channel, c));
         };
-        const Normaliser<N, C> first_norm(dim, first_sum);
+        Moments<C> first_moments;
+        for (int channel = 0; channel < dim; channel++) {
+#pragma GCC unroll 8
+            for (int c = 0; c < C; c++) first_moments.add(channel, c, first_sum(channel, c));
+        }
+        const Normaliser<C> first_norm(dim, first_moments);
         for (int channel = 0; channel < dim; channel += kUnit) {
-            Floats<N> values[kUnit][C];
+            Vector values[kUnit][C];
 #pragma GCC unroll 4
             for (int i = 0; i < kUnit; i++) {
 #pragma GCC unroll 8
@@ -98,38 +100,41 @@ inline void encoder_tail(const Shape &shape, const Encoder &encoder, const float
                     values[i][c] = 0;
                     if (channel + i >= dim) continue;
                     values[i][c] = first_norm(c, first_sum(channel + i, c)) * gain1[channel + i] + bias1[channel + i];
-                    if constexpr (kUnit > 1) store(residual + at(channel + i, c), values[i][c]);
+                    if constexpr (First::packed) store(residual + at(channel + i, c), values[i][c]);
                 }
             }
-            first_input.template put<N, kUnit, C>(channel, token, values);
+            first_input.template put<kUnit, C>(channel, token, values);
         }
 
-        linear_columns<First, N, C>(encoder.linear1, first_input.units(), stride, token, [=](int output, Block<N, C> &block) {
+        linear_columns<First, C>(encoder.linear1, first_input.units(), stride, token, [=](int output, Block<C> &block) {
 #pragma GCC unroll 16
             for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 8
                 for (int c = 0; c < C; c++) block[r][c] = silu(block[r][c]);
             }
-            second_input.template put<N, kRows, C>(output, token, block);
+            second_input.template put<kRows, C>(output, token, block);
         });
 
-        linear_columns<Second, N, C>(encoder.linear2, second_input.units(), stride, token,
-                                     [=](int output, Block<N, C> &block) {
+        Moments<C> second_moments;
+        linear_columns<Second, C>(encoder.linear2, second_input.units(), stride, token,
+                                  [=, &second_moments](int output, Block<C> &block) {
 #pragma GCC unroll 16
-                                         for (int r = 0; r < kRows; r++) {
+                                      for (int r = 0; r < kRows; r++) {
+                                          if (output + r >= dim) continue;
 #pragma GCC unroll 8
-                                             for (int c = 0; c < C; c++) store(sum + at(output + r, c), block[r][c]);
-                                         }
-                                     });
-        const auto second_sum = [=](int channel, int c) {
-            return load<N>(sum + at(channel, c)) + load<N>(residual + at(channel, c));
-        };
-        const Normaliser<N, C> second_norm(dim, second_sum);
+                                          for (int c = 0; c < C; c++) {
+                                              block[r][c] += load<kLanes>(residual + at(output + r, c));
+                                              store(sum + at(output + r, c), block[r][c]);
+                                              second_moments.add(output + r, c, block[r][c]);
+                                          }
+                                      }
+                                  });
+        const Normaliser<C> second_norm(dim, second_moments);
         for (int channel = 0; channel < dim; channel++) {
 #pragma GCC unroll 8
             for (int c = 0; c < C; c++) {
-                Floats<N> value = second_norm(c, second_sum(channel, c)) * gain2[channel] + bias2[channel];
-                if (added) value += load<N>(added + at(channel, c));
+                Vector value = second_norm(c, load<kLanes>(sum + at(channel, c))) * gain2[channel] + bias2[channel];
+                if (added) value += load<kLanes>(added + at(channel, c));
                 store(out + at(channel, c), value);
             }
         }
@@ -149,42 +154,42 @@ inline void sparse_attention(const Weights &weights, float *qkv, float *scores) 
         for (int joint = 0; joint < shape.joints; joint++) {
             const int *neighbours = weights.edge_ends.data() + weights.edge_starts[joint];
             const int degree = weights.edge_starts[joint + 1] - weights.edge_starts[joint];
-            for (int frame = 0; frame < kTileFrames; frame += kFrameLanes) {
+            for (int frame = 0; frame < kTileFrames; frame += kLanes) {
                 float *q = query + joint * kTileFrames + frame;
-                Frames largest = -1e30f;
+                Vector largest = -1e30f;
                 for (int block = 0; block < head_dim; block += kBlock) {
                     const bool last = block + kBlock == head_dim;
-                    Frames queries[kBlock];
+                    Vector queries[kBlock];
 #pragma GCC unroll 16
-                    for (int c = 0; c < kBlock; c++) queries[c] = load<kFrameLanes>(q + (block + c) * n);
+                    for (int c = 0; c < kBlock; c++) queries[c] = load<kLanes>(q + (block + c) * n);
                     for (int i = 0; i < degree; i++) {
                         const float *k = key + neighbours[i] * kTileFrames + frame + block * n;
-                        Frames sums[2] = {0, 0};
-                        if (block > 0) sums[0] = load<kFrameLanes>(scores + i * kFrameLanes);
+                        Vector sums[2] = {0, 0};
+                        if (block > 0) sums[0] = load<kLanes>(scores + i * kLanes);
 #pragma GCC unroll 16
-                        for (int c = 0; c < kBlock; c++) sums[c % 2] += queries[c] * load<kFrameLanes>(k + c * n);
-                        const Frames score = sums[0] + sums[1];
+                        for (int c = 0; c < kBlock; c++) sums[c % 2] += queries[c] * load<kLanes>(k + c * n);
+                        const Vector score = sums[0] + sums[1];
                         if (last) largest = stdx::max(largest, score);
-                        store(scores + i * kFrameLanes, score);
+                        store(scores + i * kLanes, score);
                     }
                 }
-                Frames total = 0, inverse = 0;
+                Vector total = 0, inverse = 0;
                 for (int block = 0; block < head_dim; block += kBlock) {
-                    Frames sums[kBlock];
+                    Vector sums[kBlock];
 #pragma GCC unroll 16
                     for (int c = 0; c < kBlock; c++) sums[c] = 0;
                     for (int i = 0; i < degree; i++) {
-                        Frames weight = load<kFrameLanes>(scores + i * kFrameLanes);
+                        Vector weight = load<kLanes>(scores + i * kLanes);
                         if (block == 0) {
                             weight = power_of_2(weight - largest);
                             total += weight;
-                            if (!kWhole) store(scores + i * kFrameLanes, weight);
+                            if (!kWhole) store(scores + i * kLanes, weight);
                         }
                         const float *v = value + neighbours[i] * kTileFrames + frame + block * n;
 #pragma GCC unroll 16
-                        for (int c = 0; c < kBlock; c++) sums[c] += weight * load<kFrameLanes>(v + c * n);
+                        for (int c = 0; c < kBlock; c++) sums[c] += weight * load<kLanes>(v + c * n);
                     }
-                    if (block == 0 && degree > 0) inverse = 1.0f / total;
+                    if (block == 0 && degree > 0) inverse = reciprocal(total);
 #pragma GCC unroll 16
                     for (int c = 0; c < kBlock; c++) store(q + (block + c) * n, sums[c] * inverse);
                 }
@@ -203,21 +208,21 @@ inline void linear_attention(const Shape &shape, const float *query, const float
         for (int head = 0; head < shape.heads; head++) {
             const float *products = state + (static_cast<std::size_t>(joint) * shape.heads + head) * e * e;
             const float *sums = key_sums + static_cast<std::size_t>(joint) * shape.padded_dim + head * e;
-            for (int frame = 0; frame < kTileFrames; frame += kFrameLanes) {
+            for (int frame = 0; frame < kTileFrames; frame += kLanes) {
                 const std::size_t at = static_cast<std::size_t>(head) * e * n + joint * kTileFrames + frame;
-                Frames inverse = 0;
+                Vector inverse = 0;
                 for (int block = 0; block < e; block += kBlock) {
-                    Frames values[kBlock], total = kTemporalEps;
+                    Vector values[kBlock], total = kTemporalEps;
 #pragma GCC unroll 16
                     for (int b = 0; b < kBlock; b++) values[b] = 0;
 #pragma GCC unroll 8
                     for (int a = 0; a < e; a++) {
-                        const Frames q = load<kFrameLanes>(query + at + a * n);
+                        const Vector q = load<kLanes>(query + at + a * n);
                         if (block == 0) total += q * sums[a];
 #pragma GCC unroll 16
                         for (int b = 0; b < kBlock; b++) values[b] += q * products[a * e + block + b];
                     }
-                    if (block == 0) inverse = 1.0f / total;
+                    if (block == 0) inverse = reciprocal(total);
 #pragma GCC unroll 16
                     for (int b = 0; b < kBlock; b++) store(out + at + (block + b) * n, values[b] * inverse);
                 }
@@ -291,7 +296,7 @@ inline void with_block(int head_dim, const Body &body) {
 template <class P>
 struct StarKernels {
     static void pack(const LinearSource &source, Linear &linear) {
-        linear.low_precision = source.low_precision && P::per_unit > 1;
+        linear.low_precision = source.low_precision && P::packed;
         if (linear.low_precision) {
             pack_linear<P>(source, linear);
         } else {
@@ -312,18 +317,18 @@ struct StarKernels {
                     to[f] = f < frames ? features[f * row + at] * weights.input_scale[at] + weights.input_shift[at] : 0.0f;
             }
         }
-        for_token_groups(shape.tokens, [&](int token, auto lanes, auto columns) {
-            constexpr int N = lanes(), C = columns();
-            linear_columns<Float32, N, C>(weights.embedding, in, shape.stride, token, [&](int output, Block<N, C> &block) {
+        for_token_groups(shape.tokens, [&](int token, auto columns) {
+            constexpr int C = columns();
+            linear_columns<Float32, C>(weights.embedding, in, shape.stride, token, [&](int output, Block<C> &block) {
                 for (int r = 0; r < kRows && output + r < shape.dim; r++) {
-                    for (int c = 0; c < C; c++) store(x + (output + r) * n + token + c * N, block[r][c]);
+                    for (int c = 0; c < C; c++) store(x + (output + r) * n + token + c * kLanes, block[r][c]);
                 }
             });
         });
         for (int c = 0; c < shape.dim; c++) {
-            for (int token = 0; token < shape.tokens; token += kFrameLanes) {
+            for (int token = 0; token < shape.tokens; token += kLanes) {
                 float *at = x + c * n + token;
-                store(at, load<kFrameLanes>(at) + load<kFrameLanes>(positions + c * kTileFrames + token % kTileFrames));
+                store(at, load<kLanes>(at) + load<kLanes>(positions + c * kTileFrames + token % kTileFrames));
             }
         }
     }
@@ -383,9 +388,8 @@ struct StarKernels {
         const FrameMask mask(frames);
         for (int c = 0; c < shape.dim; c++) {
             for (int joint = 0; joint < shape.joints; joint++, sums++) {
-                Frames sum = 0;
-                for (int f = 0; f < kTileFrames; f += kFrameLanes)
-                    sum += load<kFrameLanes>(x + joint * kTileFrames + f) * mask.at(f);
+                Vector sum = 0;
+                for (int f = 0; f < kTileFrames; f += kLanes) sum += load<kLanes>(x + joint * kTileFrames + f) * mask.at(f);
                 *sums = (first ? 0.0f : *sums) + stdx::reduce(sum);
             }
             x += shape.stride;
@@ -409,17 +413,17 @@ struct StarKernels {
     static void add_gated(const Shape &shape, const float *x, const float *context, int frames, bool first, float *sums) {
         const FrameMask mask(frames);
         for (int joint = 0; joint < shape.joints; joint++) {
-            for (int f = 0; f < kTileFrames; f += kFrameLanes) {
+            for (int f = 0; f < kTileFrames; f += kLanes) {
                 const float *at = x + joint * kTileFrames + f;
-                Frames score = 0;
+                Vector score = 0;
                 for (int c = 0; c < shape.dim; c++)
-                    score += load<kFrameLanes>(at + static_cast<std::size_t>(c) * shape.stride) *
+                    score += load<kLanes>(at + static_cast<std::size_t>(c) * shape.stride) *
                              context[static_cast<std::size_t>(c) * shape.joints + joint];
-                const Frames gate = sigmoid(score) * mask.at(f);
+                const Vector gate = sigmoid(score) * mask.at(f);
                 for (int c = 0; c < shape.dim; c++) {
                     float &sum = sums[static_cast<std::size_t>(c) * shape.joints + joint];
                     sum = (first && f == 0 ? 0.0f : sum) +
-                          stdx::reduce(load<kFrameLanes>(at + static_cast<std::size_t>(c) * shape.stride) * gate);
+                          stdx::reduce(load<kLanes>(at + static_cast<std::size_t>(c) * shape.stride) * gate);
                 }
             }
         }
@@ -450,13 +454,14 @@ struct StarKernels {
             using Q = decltype(policy);
             const auto *units = packed_input<Q>(shape, linear, x, scratch);
             const std::size_t stride = shape.stride;
-            for_token_groups(shape.tokens, [=, &linear](int token, auto lanes, auto columns) {
-                constexpr int N = lanes(), C = columns();
-                linear_columns<Q, N, C>(linear, units, stride, token, [=](int output, Block<N, C> &block) {
+            for_token_groups(shape.tokens, [=, &linear](int token, auto columns) {
+                constexpr int C = columns();
+                linear_columns<Q, C>(linear, units, stride, token, [=](int output, Block<C> &block) {
 #pragma GCC unroll 16
                     for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 8
-                        for (int c = 0; c < C; c++) store(out + (output + r) * stride + token + c * N, function(block[r][c]));
+                        for (int c = 0; c < C; c++)
+                            store(out + (output + r) * stride + token + c * kLanes, function(block[r][c]));
                     }
                 });
             });
@@ -473,38 +478,45 @@ struct StarKernels {
         });
     }
 
-    /// Token-major on one token: outputs in lanes.
+    /// Token-major on one token: outputs in lanes, so many vectors of them at a time that weights are read line by line.
     template <class Q>
     static void multiply_vector(const Linear &linear, const float *in, bool with_silu, float *out, Scratch &scratch) {
         const auto *x = pack_vector<Q>(in, linear.inputs, linear.inverse_input_scale, scratch.packed.get());
         const auto *weights = reinterpret_cast<const typename Q::Unit *>(linear.weights.get());
         const int steps = units<Q>(linear.inputs);
-        for (int output = 0; output < linear.outputs; output += kLanes) {
-            // four sums, so that additions need not wait for each other
-            typename Q::template Sum<kLanes> sums[4];
-            for (int i = 0; i < 4; i++) sums[i] = 0;
+        const auto outputs_from = [&](int output, auto columns) {
+            constexpr int C = columns();
+            typename Q::template Sum<kLanes> sums[C];
+            for (int c = 0; c < C; c++) sums[c] = 0;
             for (int step = 0; step < steps; step++) {
-                Q::template multiply_add<kLanes>(
-                    sums[step % 4],
-                    Q::template vector<kLanes>(weights + static_cast<std::size_t>(step) * linear.outputs + output),
-                    Q::template broadcast<kLanes>(x + step));
+                const auto *row = weights + static_cast<std::size_t>(step) * linear.outputs + output;
+                const auto scalar = Q::template broadcast<kLanes>(x + step);
+#pragma GCC unroll 8
+                for (int c = 0; c < C; c++)
+                    Q::template multiply_add<kLanes>(sums[c], Q::template vector<kLanes>(row + c * kLanes), scalar);
             }
-            const auto sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-            Vector value;
-            if constexpr (Q::integer) {
-                const auto start = load_bits<kLanes>(reinterpret_cast<const uint32_t *>(linear.start.get()) + output);
-                value = stdx::static_simd_cast<Vector>(sum + start) * load<kLanes>(linear.scale.get() + output);
-            } else {
-                value = sum;
+            for (int c = 0; c < C; c++) {
+                const int at = output + c * kLanes;
+                Vector value;
+                if constexpr (Q::integer) {
+                    const auto start = load_bits<kLanes>(reinterpret_cast<const uint32_t *>(linear.start.get()) + at);
+                    value = stdx::static_simd_cast<Vector>(sums[c] + start) * load<kLanes>(linear.scale.get() + at);
+                } else {
+                    value = sums[c];
+                }
+                value += load<kLanes>(linear.bias.get() + at);
+                store(out + at, with_silu ? silu(value) : value);
             }
-            value += load<kLanes>(linear.bias.get() + output);
-            store(out + output, with_silu ? silu(value) : value);
-        }
+        };
+        int output = 0;
+        for (; output + 8 * kLanes <= linear.outputs; output += 8 * kLanes)
+            outputs_from(output, std::integral_constant<int, 8>());
+        for (; output < linear.outputs; output += kLanes) outputs_from(output, std::integral_constant<int, 1>());
     }
 
     template <class Q>
     static const typename Q::Unit *pack_vector(const float *in, int channels, float inverse_scale, float *packed) {
-        if constexpr (Q::per_unit == 1) {
+        if constexpr (!Q::packed) {
             return in;
         } else {
             auto *to = reinterpret_cast<int32_t *>(packed);
@@ -524,7 +536,8 @@ struct StarKernels {
 template <class P>
 constexpr Kernels make_kernels(const char *products) {
     using K = StarKernels<P>;
-    return {products, K::pack, kLanes, K::embed, K::add_state, K::layer, K::add_mean, K::context, K::add_gated, K::head};
+    return {products, K::pack,     kLanes,     kTileFrames,  K::embed, K::add_state,
+            K::layer, K::add_mean, K::context, K::add_gated, K::head};
 }
 
 }  // namespace star::STAR_TARGET
