@@ -82,12 +82,15 @@ std::vector<float> Recognizer::logits(std::span<const Recording> recordings) {
         }
     }
     if (batch.clips() > 0) flush();
-    const auto bad = std::find_if(logits.begin(), logits.end(), [](float logit) { return !std::isfinite(logit); });
-    if (bad != logits.end())
-        throw Failure(Exit::gate_missed, "the engine's answer is not finite: " + precision() + " overflows on this clip",
-                      {.where = clips[static_cast<size_t>((bad - logits.begin()) / info_.classes)]->name,
-                       .next = "use --precision fp32, and check the units of the joints"});
+    for (size_t clip = 0; clip < clips.size(); clip++)
+        check_finite(std::span(logits).subspan(clip * info_.classes, info_.classes), clips[clip]->name);
     return logits;
+}
+
+void Recognizer::check_finite(std::span<const float> logits, const std::string &where) const {
+    if (std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); })) return;
+    throw Failure(Exit::gate_missed, "the engine's answer is not finite: " + precision() + " overflows on this clip",
+                  {.where = where, .next = "use --precision fp32, and check the units of the joints"});
 }
 
 void Recognizer::append(const Recording &recording, const Clip &clip, Packed &packed) const {

@@ -60,7 +60,9 @@ class Recognizer {
 
     /// Throws Failure unless the clips of a recording have the bundle's joints.
     void check(const Recording &recording) const;
-    /// Logits [B, K] of all clips of all recordings; throws Failure when one is not finite.
+    /// Throws Failure unless the logits [K] of what is named are finite.
+    void check_finite(std::span<const float> logits, const std::string &where) const;
+    /// Logits [B, K] of all clips of all recordings, all finite.
     std::vector<float> logits(std::span<const Recording> recordings);
     /// Throws Failure (gate missed) unless the golden clips' logits are within the tolerance of the precision.
     SelfTest self_test(const Golden &golden, const std::string &bundle);

@@ -29,24 +29,6 @@ std::string strip(const std::string &text) {
     return first == text.npos ? "" : text.substr(first, text.find_last_not_of(SPACE) - first + 1);
 }
 
-void append_joint(const Value &joint, std::vector<float> &joints) {
-    const std::vector<Value> numbers = joint.items();
-    if (numbers.size() != 3)
-        throw Malformed(concat("array of length ", numbers.size(), " at '", joint.path(), "'"), "three numbers");
-    for (const Value &number : numbers)
-        joints.push_back(static_cast<float>(number.number()));  // too large: infinite, refused below
-}
-
-Frame::Person person_of(const Value &value) {
-    Frame::Person person;
-    const Value id = value.at("id");
-    if (!id.json().is_string() && !id.json().is_number_integer())
-        throw Malformed(id.json().dump() + " at '" + id.path() + "'", "an integer or a text");
-    person.id = id.json();
-    for (const Value &joint : value.at("joints").items()) append_joint(joint, person.joints);
-    return person;
-}
-
 std::string name_of(const Json &id) { return id.is_string() ? "'" + id.get<std::string>() + "'" : id.dump(); }
 
 Frame parse_line(const std::string &line, const std::string &where) {
@@ -61,15 +43,6 @@ Frame parse_line(const std::string &line, const std::string &where) {
 }
 
 }  // namespace
-
-Frame Frame::parse(std::string_view line) {
-    const Json json = parse_json(line);
-    const Value value(json);
-    Frame frame;
-    for (const Value &person : value.at("persons").items()) frame.persons.push_back(person_of(person));
-    if (const std::optional<Value> t = value.find("t"); t && !t->json().is_null()) frame.t = t->number();
-    return frame;
-}
 
 int64_t Identities::number_of(const Json &id, int64_t frame) {
     if (frame >= next_sweep_) {
@@ -166,6 +139,7 @@ OrderedJson StreamLines::result_of(const Frame &frame, const star_stream_result 
                         {"name", nullptr},
                         {"confidence", nullptr}};
     if (result.rows == 0) return line;
+    recognizer_.check_finite(logits_, concat("frame ", result.frame));
     const std::vector<double> probabilities = softmax(logits_);
     line["label"] = result.label;
     line["name"] = recognizer_.class_name(result.label);

@@ -11,24 +11,11 @@
 #include <unordered_map>
 #include <vector>
 
-#include "json.h"
+#include "readers/frame.h"
 #include "recognizer.h"
 #include "report.h"
 
 namespace star::tools {
-
-/// One frame of a stream.
-struct Frame {
-    struct Person {
-        Json id;                    // an integer of 64 bits, or text
-        std::vector<float> joints;  // x, y, z or x, y, score of each
-    };
-    std::optional<double> t;
-    std::vector<Person> persons;
-
-    /// Throws Malformed, saying what and where in the document, for what is no frame.
-    static Frame parse(std::string_view line);
-};
 
 /// Numbers for the ids of a stream's persons, which may be texts. It knows those of the last frames, however many come and go.
 class Identities {

@@ -19,7 +19,7 @@ import pytest
 import star_edge
 from runtime.bundle import Bundle
 from runtime.clip import pack_clips
-from runtime.errors import InputError, MismatchError
+from runtime.errors import GateError, InputError, MismatchError
 from runtime.pack import pack_bytes
 from runtime.readers import read_clips
 from runtime.recognizer import Recognizer
@@ -202,6 +202,17 @@ def test_a_bad_line_is_named_as_in_python(star_run: Run, exported_bundle: Path, 
     assert done.returncode == 2
     assert said[0].split(": ")[:2] == expected[0].split(": ")[:2]
     assert said[1] == expected[1]
+
+
+def test_an_answer_that_is_not_finite_is_no_result(star_run: Run, exported_bundle: Path, recognizer: Recognizer) -> None:
+    person = b'{"persons": [{"id": 1, "joints": [%s]}]}\n'
+    lines = person % b",".join([b"[1e38,-1e38,1e38]", b"[0,0,1]"] * (JOINTS // 2) + [b"[0,1,0]"] * (JOINTS % 2))
+    done = star_run(exported_bundle, "--stream", "-", "--window", 1, "--hop", 1, input=lines)
+    with pytest.raises(GateError, match="not finite"):
+        list(recognise_lines(io.BytesIO(lines), Stream(recognizer, 1, 1), "standard input"))
+    assert done.returncode == 3
+    assert not done.stdout
+    assert b"not finite" in done.stderr
 
 
 def damaged_npz(**changes: Any) -> bytes:
