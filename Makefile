@@ -37,8 +37,8 @@ export PYTHONHASHSEED := 0
 # an environment whose making was interrupted can be a plain link to the system's Python: never install there
 export PIP_REQUIRE_VIRTUALENV := 1
 
-.PHONY: help demo test lint format bench native check test-all native-sanitize native-aarch64 native-fuzz fuzz pyg tensorrt-rtx \
-  browser system clean
+.PHONY: help demo test lint format bench native check test-all native-sanitize native-aarch64 native-fuzz fuzz pyg peers \
+  tensorrt-rtx browser system clean
 
 help:  ## this list
 	@echo "make TARGET [VARIABLE=value ...]"
@@ -73,7 +73,7 @@ bench: system $(STAMPS)/demo  ## latency of every engine beside PyTorch, on the 
 	$(BIN)/star-edge bench star-edge-demo/demo.star $(BENCH_ARGS)
 
 # every test once more, now with nothing left to skip for a missing package; last, so that its closing line is the last
-check: lint native native-sanitize native-aarch64 native-fuzz pyg tensorrt-rtx browser fuzz test-all  ## all that CI runs
+check: lint native native-sanitize native-aarch64 native-fuzz pyg peers tensorrt-rtx browser fuzz test-all  ## all that CI runs
 
 native: system $(STAMPS)/native  ## build and install the C++ runtime after a change, and run its tests
 	$(CONFIGURE) -B $(NATIVE) -D STAR_EDGE_TESTS=ON
@@ -115,6 +115,9 @@ fuzz: system $(STAMPS)/fuzz  ## property tests with seed after seed, then reader
 pyg: system-headers $(STAMPS)/pyg  ## build and install torch-scatter and torch-sparse, the paper's own kernels
 	@$(BIN)/python -c "import torch_scatter, torch_sparse"
 
+peers: system $(STAMPS)/peers  ## install OpenVINO, which bench measures beside ours when it is named
+	@$(BIN)/python -c "import openvino"
+
 tensorrt-rtx: system $(STAMPS)/tensorrt-rtx  ## install TensorRT-RTX, which builds engines without a GPU
 	@$(BIN)/python -c "import tensorrt_rtx"
 
@@ -130,9 +133,11 @@ clean:  ## remove the virtual environment and caches; keeps star-edge-demo and r
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
 # Stamps say what is installed. While pip is at work the environment's own stamp is set aside: an environment that an
-# interrupted installation left half old and half new is made afresh instead of being trusted.
+# interrupted installation left half old and half new is made afresh instead of being trusted. One make at a time installs.
+BUSY := { echo "another make is installing into $(VENV): call this one again when it is done" >&2; exit 1; }
 define install
-	@echo "Installing $(notdir $@) into $(VENV)"; \
+	@exec 9>$(STAMPS)/lock; flock --nonblock 9 || $(BUSY); \
+	echo "Installing $(notdir $@) into $(VENV)"; \
 	trap 'exit 130' INT TERM; \
 	mv $(STAMPS)/venv $(STAMPS)/interrupted; \
 	result=0; $(PIP) install $(if $(CI),--quiet) --constraint constraints.txt $(PIP_INSTALL_ARGS) $(1) || result=1; \
@@ -148,6 +153,7 @@ $(STAMPS)/venv:
 	  || { echo "star-edge needs Python 3.10 or newer, '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1); name another: make PYTHON=python3.12" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null \
 	  || { echo "'$(PYTHON)' cannot make virtual environments: apt-get install python3-venv" >&2; exit 1; }
+	@[ ! -e $(STAMPS)/lock ] || flock --nonblock $(STAMPS)/lock true || $(BUSY)
 	@if [ -e $(STAMPS)/interrupted ] || ! $(BIN)/python -c 'import pip, sys; sys.exit(sys.prefix == sys.base_prefix)' 2>/dev/null; then \
 	  echo "Creating $(VENV) with $$("$(PYTHON)" -V)"; "$(PYTHON)" -m venv --clear $(VENV); \
 	fi
@@ -171,6 +177,9 @@ $(STAMPS)/dev: $(REQUIREMENTS) | $(STAMPS)/native
 
 $(STAMPS)/fuzz: $(REQUIREMENTS) $(STAMPS)/dev
 	$(call install,$(EDITABLE) '.[fuzz]')
+
+$(STAMPS)/peers: $(REQUIREMENTS) $(STAMPS)/dev
+	$(call install,$(EDITABLE) '.[peers]')
 
 $(STAMPS)/tensorrt-rtx: $(REQUIREMENTS) $(STAMPS)/dev
 	$(call install,$(EDITABLE) '.[tensorrt-rtx]')

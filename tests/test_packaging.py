@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import importlib.metadata
 import os
 import re
@@ -22,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("star_edge", "runtime", "exporters", "calibration")
 # what every Linux has; anything else would have to be installed on a board beside the library
 SYSTEM_LIBRARIES = {"libc.so.6", "libgcc_s.so.1", "libm.so.6", "libstdc++.so.6"}
-EXTRAS_OF_MAKE = ("train", "calibrate", "report", "browser", "dev", "pyg", "tensorrt-rtx", "fuzz")
+EXTRAS_OF_MAKE = ("train", "calibrate", "report", "browser", "dev", "pyg", "peers", "tensorrt-rtx", "fuzz")
 
 
 def normalised(name: str) -> str:
@@ -217,6 +218,18 @@ def test_set_up_makes_a_half_made_environment_afresh(tmp_path: Path, state: str)
     assert not (environment / "stamps" / "interrupted").exists()
 
 
+def test_set_up_leaves_an_environment_alone_into_which_another_make_installs(tmp_path: Path) -> None:
+    stamps = tmp_path / "venv" / "stamps"
+    stamps.mkdir(parents=True)
+    (stamps / "interrupted").touch()  # as it is while pip is at work
+    with (stamps / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = run("make", f"{stamps}/venv", f"VENV={tmp_path / 'venv'}", f"PYTHON={sys.executable}", cwd=REPOSITORY)
+    assert made.returncode != 0
+    assert "another make is installing into" in made.stderr
+    assert (stamps / "interrupted").exists()
+
+
 def interpreters() -> list[str]:
     """This Python, and those on PATH that the package supports."""
     found = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
@@ -229,21 +242,24 @@ def interpreters() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("python", interpreters(), ids=lambda path: Path(path).name)
-def test_a_clean_install_runs_a_bundle_without_torch(python: str, wheel: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    """``pip install star-edge`` answers ``--help``; with ``[onnx]`` it recognises."""
+def test_a_clean_install_runs_a_bundle_without_torch(python: str, wheel: Path, star_bundle: Path, tmp_path: Path) -> None:
+    """``pip install star-edge`` recognises with the native engine; with ``[onnx]`` ONNX Runtime does, too."""
     environment = tmp_path / "venv"
     assert run(python, "-m", "venv", environment).returncode == 0
     pip = [environment / "bin" / "python", "-m", "pip", "install", "--quiet", "--constraint", REPOSITORY / "constraints.txt"]
     plain = run(*pip, wheel)
     assert plain.returncode == 0, plain.stderr
-    star_edge = environment / "bin" / "star-edge"
-    assert "Verbs:" in run(star_edge, "--help").stdout
-    refused = run(star_edge, "run", tiny_bundle, "--self-test", cwd=tmp_path)
+    self_test = [environment / "bin" / "star-edge", "run", star_bundle, "--self-test"]
+    for command in (self_test, [environment / "bin" / "star-run", star_bundle, "--self-test"]):
+        tested = run(*command, cwd=tmp_path)
+        assert tested.returncode == 0, tested.stderr
+        assert "self-test passed" in tested.stdout
+    refused = run(*self_test, "--engine", "onnxruntime", cwd=tmp_path)
     assert refused.returncode == 4
     assert "pip install 'star-edge[onnx]'" in refused.stderr
     extra = run(*pip, f"{wheel}[onnx]")
     assert extra.returncode == 0, extra.stderr
-    tested = run(star_edge, "run", tiny_bundle, "--self-test", cwd=tmp_path)
+    tested = run(*self_test, "--engine", "onnxruntime", cwd=tmp_path)
     assert tested.returncode == 0, tested.stderr
     assert "self-test passed" in tested.stdout
     assert run(environment / "bin" / "python", "-c", "import torch").returncode != 0
