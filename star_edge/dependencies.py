@@ -66,6 +66,7 @@ PACKAGES = {
         Package("scipy", "scipy", ">=1.11", "1.17.1"),
         Package("plotly", "plotly", ">=6", "7.1.0"),
         Package("jinja2", "jinja2", ">=3.1", "3.1.6"),
+        Package("openvino", "openvino", ">=2025.0", "2026.4.1"),
         Package("playwright", "playwright", ">=1.45", "1.65.2"),
         Package("tensorrt-rtx-cu13", "tensorrt_rtx", "==1.7.1.116", "1.7.1.116"),
     )
@@ -75,6 +76,7 @@ _EXPORT = ("torch", "onnx", "onnxruntime", "safetensors")
 _CALIBRATE = (*_EXPORT, "nvidia-modelopt", "lief", "onnx-graphsurgeon", "onnxscript", "onnxslim")
 _QAT = (*_CALIBRATE, "requests", "huggingface-hub")
 _PYG = ("torch-scatter", "torch-sparse", "scipy")
+_PEERS = (*_EXPORT, "onnxscript", "openvino")
 _REPORT = ("plotly", "jinja2")
 EXTRAS = {
     "onnx": ("onnxruntime",),
@@ -83,11 +85,18 @@ EXTRAS = {
     "calibrate": _CALIBRATE,
     "qat": _QAT,
     "pyg": _PYG,
+    "peers": _PEERS,
     "report": _REPORT,
     "browser": ("playwright",),
     "tensorrt-rtx": ("tensorrt-rtx-cu13",),
 }
-_HELD = {"export": ("onnx",), "calibrate": ("export", "onnx"), "qat": ("calibrate", "export", "onnx")}  # extras in an extra
+# extras in an extra
+_HELD = {
+    "export": ("onnx",),
+    "calibrate": ("export", "onnx"),
+    "qat": ("calibrate", "export", "onnx"),
+    "peers": ("export", "onnx"),
+}
 _TORCH, _ONNX = ("torch", "safetensors"), ("onnxruntime",)
 _PYG_ENGINE = Option(_PYG, "pyg", "the paper's own kernels beside the others")
 VERBS = {
@@ -99,7 +108,15 @@ VERBS = {
     "calibrate": Needs(_CALIBRATE, "calibrate"),
     "analyze": Needs(_CALIBRATE, "calibrate"),
     "verify": Needs(_TORCH, "export", (Option(_ONNX, "onnx", "--engine onnxruntime, --layers"),)),
-    "bench": Needs(_TORCH, "export", (Option(_ONNX, "onnx", "ONNX Runtime beside the others"), _PYG_ENGINE)),
+    "bench": Needs(
+        _TORCH,
+        "export",
+        (
+            Option(_ONNX, "onnx", "ONNX Runtime beside the others"),
+            _PYG_ENGINE,
+            Option(("onnx", "onnxruntime", "onnxscript", "openvino"), "peers", "--engine openvino and the other peers"),
+        ),
+    ),
     "run": Needs(
         options=(Option(_ONNX, "onnx", "--engine onnxruntime"), Option(_TORCH, "export", "--engine torch")),
     ),

@@ -99,7 +99,7 @@ class NativeEngine:
             precision=native.PRECISIONS[info.precision],
             storage=info.storage.decode(),
             compute=info.compute.decode(),
-            provider=f"star-edge {native.version(self._library)} {info.products.decode()}",
+            provider=f"libstar_edge {native.version(self._library)}, {info.products.decode()}",
             mode=self.mode,
             threads=self.threads,
             nodes=self._modules(),

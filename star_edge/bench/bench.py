@@ -27,11 +27,19 @@ ENGINES = {
     "torch": ("per-clip", "packed"),
     "torch-pyg": ("packed",),
     "torch-compile": ("per-clip",),
+    "torch-compile-static": ("per-clip",),
     "onnxruntime": ("per-clip", "packed"),
+    "onnxruntime-clip": ("per-clip",),
+    "openvino": ("per-clip",),
+    "openvino-static": ("per-clip",),
     "native": ("packed",),
+    "native-avx2": ("packed",),
 }
+# the others take packages of their own, or minutes to compile: they are measured when they are named
+DEFAULT_ENGINES = ("torch", "torch-pyg", "torch-compile", "onnxruntime", "native")
 _REFERENCE = ("torch", "fp32", "per-clip")
-_IN_EVERY_PRECISION = ("onnxruntime", "native")  # the others are measured in fp32
+# engines measured in every precision that this engine runs the bundle in; the others are measured in fp32
+_PRECISIONS_OF = {"onnxruntime": "onnxruntime", "native": "native", "native-avx2": "native"}
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 Key = tuple[str, str, str]  # engine, precision, mode
@@ -56,7 +64,7 @@ def bench_bundle(
     Args:
         bundle: an opened bundle or its folder.
         workloads: names, see ``parse_workload``.
-        engines: names of ``ENGINES``; default: all.
+        engines: names of ``ENGINES``; default: ``DEFAULT_ENGINES``.
         precisions: default: all that an engine runs the bundle in.
         threads: threads of every engine; default: the cores this process may use.
         plan: how long to measure.
@@ -98,11 +106,12 @@ def bench_bundle(
 
 def _keys(bundle: Bundle, engines: Sequence[str] | None, precisions: Sequence[str] | None, batches: bool) -> list[Key]:
     """Contenders in the order of their turns, the reference first."""
-    unknown = set(engines or ()) - ENGINES.keys()
+    named = DEFAULT_ENGINES if engines is None else engines
+    unknown = set(named) - ENGINES.keys()
     if unknown:
         raise InputError(f"no engine '{min(unknown)}' to measure", expected=f"one of {', '.join(ENGINES)}")
-    chosen = [engine for engine in ENGINES if engines is None or engine in engines or engine == _REFERENCE[0]]
-    computed = {engine: precisions_of(bundle.manifest, engine) for engine in chosen if engine in _IN_EVERY_PRECISION}
+    chosen = [engine for engine in ENGINES if engine in named or engine == _REFERENCE[0]]
+    computed = {engine: precisions_of(bundle.manifest, like) for engine, like in _PRECISIONS_OF.items() if engine in chosen}
     for precision in precisions or ():
         if not any(precision in held for held in computed.values()):
             bundle.precision(precision)  # raises unless the bundle has a model of it

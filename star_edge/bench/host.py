@@ -11,7 +11,7 @@ from pathlib import Path
 from star_edge.bench.report import Host
 
 _CPU = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-_PACKAGES = ("star-edge", "numpy", "torch", "onnxruntime", "torch-scatter", "torch-sparse")
+_PACKAGES = ("star-edge", "numpy", "torch", "onnxruntime", "openvino", "torch-scatter", "torch-sparse")
 # x86 and Arm instruction sets that decide how fast products of float32, float16 and int8 are
 _ISA = ("sse4_2", "avx", "f16c", "fma", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_int8",
         "amx_bf16", "asimd", "asimddp", "asimdhp", "bf16", "i8mm", "sve")  # fmt: skip

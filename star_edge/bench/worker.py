@@ -9,29 +9,19 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import msgspec
-import numpy as np
 
 from runtime.bundle import Bundle
 from runtime.engine import Mode
 from runtime.errors import StarEdgeError
-from runtime.packing import check_packed, cu_seqlens_of, unpack
+from star_edge.bench.peers import PEERS
 from star_edge.bench.protocol import Failed, Open, Opened, Ran, Rate, Reply, Request, Run, receive, send
 from star_edge.bench.workloads import parse_workload
 from star_edge.engines import open_engine
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from star_edge.models.star import Star
-
-Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 _MATMUL_SIZE, _MATMUL_SECONDS = 1024, 1.0
 
@@ -51,9 +41,9 @@ class Worker:
         bundle = Bundle.open(request.bundle)
         manifest = bundle.manifest
         self._batch = cache(lambda name: parse_workload(name).make(manifest.skeleton, manifest.features))
-        if request.engine in ("torch-pyg", "torch-compile"):
-            self._forward, provider = _open_torch_variant(bundle, request)
-            return Opened("fp32", provider)
+        if request.engine in PEERS:
+            self._forward, compute, provider = PEERS[request.engine](bundle, request.precision, request.threads)
+            return Opened(compute, provider)
         engine = open_engine(
             bundle, request.engine, precision=request.precision, threads=request.threads, mode=cast("Mode", request.mode)
         )
@@ -74,44 +64,6 @@ class Worker:
                 break
         preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preempted
         return Ran(times[0], times[request.untimed :], logits.tolist(), _peak_rss_mb(), preempted)
-
-
-def _open_torch_variant(bundle: Bundle, request: Open) -> tuple[Forward, str]:
-    """The model in the paper's scatter form, or compiled; called as the ``torch`` engine calls its own."""
-    import torch
-
-    from star_edge.torch_engine import load_model
-
-    torch.set_num_threads(request.threads)
-    model = load_model(bundle)
-    joints, channels = model.config.joints, model.config.channels
-    forward: Callable[..., torch.Tensor]
-    if request.engine == "torch-pyg":
-        forward, provider = _pyg(model)
-    else:
-        forward, provider = torch.compile(model, dynamic=True), f"torch {torch.__version__} compile, inductor"
-
-    @torch.no_grad()
-    def call(features: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = forward(torch.from_numpy(features), torch.from_numpy(cu_seqlens)).numpy()
-        return logits
-
-    def run(features: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
-        check_packed(features, cu_seqlens, joints=joints, channels=channels, allow_empty=True)
-        if request.mode == "packed":
-            return call(features, cu_seqlens)
-        return np.concatenate([call(clip, cu_seqlens_of([len(clip)])) for clip in unpack(features, cu_seqlens)])
-
-    return run, provider
-
-
-def _pyg(model: Star) -> tuple[nn.Module, str]:
-    import torch
-
-    from star_edge.models.pyg import pyg_star
-
-    kernels = ", ".join(f"{package} {version(package)}" for package in ("torch-scatter", "torch-sparse"))
-    return pyg_star(model), f"torch {torch.__version__}, {kernels}"
 
 
 def _matmul_rate() -> float:

@@ -9,7 +9,7 @@ import click
 
 from runtime.errors import GateError
 from runtime.manifest import PRECISIONS
-from star_edge.bench import DEFAULT_WORKLOADS, ENGINES, bench_bundle
+from star_edge.bench import DEFAULT_ENGINES, DEFAULT_WORKLOADS, ENGINES, bench_bundle
 from star_edge.bench.measure import Plan
 from star_edge.cli.common import Output, common_options, find_bundle
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 @click.option("--workload", metavar="NAME,...", default=",".join(DEFAULT_WORKLOADS), show_default=True,
               help="CLIPSxFRAMES, CLIPSxFRAMES:PERSONSp, or mix8 (8 clips of 32 to 300 frames).")  # fmt: skip
 @click.option("--engine", "engines", type=click.Choice(list(ENGINES)), multiple=True,
-              help="Engine to measure beside eager PyTorch; may be repeated; all if left out.")  # fmt: skip
+              help="Engine to measure beside eager PyTorch; may be repeated. If left out: "
+                   f"{', '.join(DEFAULT_ENGINES[1:])}; the others, peers that take packages or minutes more, only when named.")  # fmt: skip
 @click.option("--precision", type=click.Choice(["all", *PRECISIONS]), default="all", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of every engine; default: all usable cores.")
 @click.option("--device", type=click.Choice(["cpu"]), default="cpu", show_default=True)

@@ -207,7 +207,7 @@ def test_the_report_says_what_runs(small: Any) -> None:
             report = open_engine(small.bundle, precision=precision, threads=3, isa=isa).report()
             assert (report.engine, report.precision, report.storage) == ("native", precision, stored[precision])
             assert (report.mode, report.threads) == ("packed", 3)
-            assert report.provider.startswith(f"star-edge {star_edge.__version__} {isa}")
+            assert report.provider.startswith(f"libstar_edge {star_edge.__version__}, {isa}")
             assert report.nodes.keys() == small.bundle.manifest.nodes["fp32"].keys()
             assert report.nodes["layers.1.temporal.linear1"] == report.compute
             assert report.nodes["layers.0.spatial.attention"] == "fp32"
@@ -215,7 +215,7 @@ def test_the_report_says_what_runs(small: Any) -> None:
                 assert report.compute == "fp32"
     chosen = open_engine(small.bundle, precision="int8").report()
     loaded = library.load_library()
-    assert chosen.provider == f"star-edge {library.version(loaded)} {library.products(loaded, 'int8')}"
+    assert chosen.provider == f"libstar_edge {library.version(loaded)}, {library.products(loaded, 'int8')}"
     assert chosen.threads == len(os.sched_getaffinity(0))
 
 

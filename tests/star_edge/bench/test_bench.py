@@ -79,7 +79,7 @@ def test_the_native_engine_in_all_it_computes(bundle):
     for row in rows.values():
         assert row.correct is True, row.reason
         assert (row.mode, row.calls) == ("packed", 4)
-        assert row.provider.startswith("star-edge ")
+        assert row.provider.startswith("libstar_edge ")
     assert rows["fp32", "3x5"].relative_err < rows["bf16", "3x5"].relative_err
     few = bench_bundle(
         bundle, workloads=["1x4"], precisions=["bf16"], engines=["native", "onnxruntime"], plan=Plan(1, repeats=1)
