@@ -29,8 +29,7 @@ def render() -> str:
     for name in _SETS:
         if f"verify-{name}" in results:
             parts.append(_verified(name, results[f"verify-{name}"]))
-        if f"bench-{name}" in results:
-            parts.append(_latency(name, results[f"bench-{name}"]))
+    parts += [_gates(results), *_native(results)]
     return "\n".join(parts)
 
 
@@ -129,6 +128,29 @@ def _merit(row: dict[str, Any]) -> tuple[float, float]:
     return score["agreement"], float("inf") if score["sqnr_db"] is None else score["sqnr_db"]
 
 
+def _gates(results: dict[str, Any]) -> str:
+    """The native engine's gates on models trained for them."""
+    lines = [
+        "The native engine's gates, on models that were trained anew for them; NW-UCLA's was stopped after 54 of its 90 epochs:\n",
+        "| recordings | engine | computed in | top-1 | same class as fp32 | lost / gained | gate | from |",
+        "| --- | --- | --- | ---: | ---: | ---: | --- | --- |",
+    ]
+    for name, title in _SETS.items():
+        record = results.get(f"verify-native-{name}")
+        for row in record["report"]["results"] if record else ():
+            file = f"[verify-native-{name}.json](benchmarks/results/verify-native-{name}.json), {record['host']['date'][:10]}"
+            lines.append(f"| {title}, {row['samples']} test clips {_row_of(row)} {file} |")
+    return "\n".join(lines) + "\n"
+
+
+def _row_of(row: dict[str, Any]) -> str:
+    engine = f"{row['engine']} {row['precision']}" + (", rounding reference" if row["engine"] == "torch" else "")
+    return (
+        f"| {engine} | {row['compute']} | {row['top1']:.2%} | {row['agreement']:.2%} | {row['lost']} / {row['gained']} "
+        f"| {'passed' if row['passed'] else 'missed'} |"
+    )
+
+
 def _verified(name: str, record: dict[str, Any]) -> str:
     report = record["report"]
     lines = [
@@ -137,36 +159,50 @@ def _verified(name: str, record: dict[str, Any]) -> str:
         "| engine | computed in | top-1 | same class as fp32 | lost / gained | gate |",
         "| --- | --- | ---: | ---: | ---: | --- |",
     ]
-    for row in report["results"]:
-        engine = f"{row['engine']} {row['precision']}" + (", rounding reference" if row["engine"] == "torch" else "")
-        lines.append(
-            f"| {engine} | {row['compute']} | {row['top1']:.2%} | {row['agreement']:.2%} | {row['lost']} / {row['gained']} "
-            f"| {'passed' if row['passed'] else 'missed'} |"
-        )
+    lines += [_row_of(row) for row in report["results"]]
     return "\n".join(lines) + "\n"
 
 
-def _latency(name: str, record: dict[str, Any]) -> str:
-    report = record["report"]
-    host, workloads = report["host"], [entry["name"] for entry in report["workloads"]]
-    busy = max((row.get("preemptions_per_s") or 0) for row in report["results"])
-    lines = [
-        f"Median milliseconds of its engines on {report['threads']} threads of {host['cpu']} ({host['cores']} cores, a shared virtual"
-        f" machine that took cores away up to {busy:.0f} times a second meanwhile: read them as ratios, and roughly;"
-        f" [bench-{name}.json](benchmarks/results/bench-{name}.json), {host['date'][:10]}):\n",
-        "| engine | " + " | ".join(f"`{workload}`" for workload in workloads) + " |",
-        "| --- |" + " ---: |" * len(workloads),
+def _native(results: dict[str, Any]) -> list[str]:
+    """What the native runtime promises, and its latency beside every peer."""
+    record = results.get("native")
+    if not record:
+        return []
+    host, file = record["host"], "[native.json](benchmarks/results/native.json)"
+    parts = [
+        f"What the native engine was to reach, and what was found ({file}, {host['date'][:10]}; {record['threads']} threads of"
+        f" {host['cpu']}; [how](benchmarks/README.md)):\n\n| | asked | found | |\n| --- | ---: | ---: | --- |\n"
+        + "".join(map(_promise, record["asked"]))
     ]
-    cells: dict[tuple[str, str, str], dict[str, float | None]] = {}
+    for model, report in record["bench"].items():
+        busy = max((row.get("preemptions_per_s") or 0) for row in report["results"])
+        parts.append(
+            f"Median milliseconds, {model} on 25 joints (a shared virtual machine that took cores away up to {busy:.0f} times a"
+            f" second meanwhile: read them as ratios, and roughly):\n\n{_medians(report)}"
+        )
+    return parts
+
+
+def _promise(line: dict[str, Any]) -> str:
+    found = "" if line["found"] is None else f"{line['found']:.2f}"
+    verdict = {True: "met", False: "missed", None: "not measured"}[line["met"]]
+    return f"| {line['what']} | {line['asked']} | {found} | {verdict} |\n"
+
+
+def _medians(report: dict[str, Any]) -> str:
+    """Rows of engines, columns of workloads."""
+    workloads = [entry["name"] for entry in report["workloads"]]
+    lines = ["| engine | " + " | ".join(f"`{workload}`" for workload in workloads) + " |", "| --- |" + " ---: |" * len(workloads)]
+    cells: dict[tuple[str, str, str], dict[str, float]] = {}
     for row in report["results"]:
         if row["median_ms"] is not None:
             cells.setdefault((row["engine"], row["precision"], row["mode"]), {})[row["workload"]] = row["median_ms"]
     for (engine, precision, mode), medians in cells.items():
-        shown = (f"{medians[workload]:.1f}" if workload in medians else "" for workload in workloads)
+        shown = (f"{medians[workload]:.2f}" if workload in medians else "" for workload in workloads)
         lines.append(f"| {engine} {precision}, {mode} | " + " | ".join(shown) + " |")
     floors = {limit["workload"]: limit["floor_ms"] for limit in report["limit"]}
     lines.append(
-        "| limit: sparse MACs over the FMA peak | " + " | ".join(f"{floors[workload]:.1f}" for workload in workloads) + " |"
+        "| limit: sparse MACs over the FMA peak | " + " | ".join(f"{floors[workload]:.2f}" for workload in workloads) + " |"
     )
     return "\n".join(lines) + "\n"
 
