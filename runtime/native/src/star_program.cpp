@@ -105,6 +105,7 @@ Shape shape_of(const Config &config, const Kernels &kernels) {
     shape.layers = static_cast<int>(config.layers);
     shape.hidden = static_cast<int>(config.hidden);
     shape.tile_frames = kernels.tile_frames;
+    shape.group_tokens = kernels.group_tokens;
     shape.tokens = shape.joints * shape.tile_frames;
     shape.stride = (shape.tokens + 15) / 16 * 16;
     shape.padded_dim = (shape.dim + kernels.lanes - 1) / kernels.lanes * kernels.lanes;

@@ -28,12 +28,13 @@ std::size_t rows_of_blocks(int rows) { return (static_cast<std::size_t>(rows) + 
 
 Scratch::Scratch(const Shape &shape)
     : a(allocate_floats(rows_of_blocks(std::max(3 * shape.dim, shape.channels)) * shape.stride)),
-      b(allocate_floats(rows_of_blocks(shape.dim) * shape.stride)),
-      c(allocate_floats(rows_of_blocks(shape.dim) * shape.stride)),
-      d(allocate_floats(rows_of_blocks(shape.dim) * shape.stride)),
       e(allocate_floats(rows_of_blocks(shape.dim) * shape.stride)),
-      packed(allocate_floats(std::max(rows_of_blocks(shape.dim) * shape.stride, rows_of_blocks(shape.hidden)))),
-      packed_hidden(allocate_floats(rows_of_blocks(shape.dim) * shape.stride)),
+      b(allocate_floats(rows_of_blocks(shape.dim) * std::max(shape.group_tokens, shape.joints))),
+      c(allocate_floats(rows_of_blocks(shape.dim) * shape.group_tokens)),
+      d(allocate_floats(std::max(rows_of_blocks(shape.dim) * shape.group_tokens, rows_of_blocks(shape.tokens)))),
+      packed(allocate_floats(
+          std::max(rows_of_blocks(shape.dim) * std::max(shape.stride, shape.group_tokens), rows_of_blocks(shape.hidden)))),
+      packed_hidden(allocate_floats(rows_of_blocks(shape.dim) * shape.group_tokens)),
       rows(allocate_floats(static_cast<std::size_t>(shape.tile_frames) * 2 * shape.padded_dim)),
       hidden(allocate_floats(rows_of_blocks(shape.hidden))),
       logits(allocate_floats(rows_of_blocks(shape.classes))) {}

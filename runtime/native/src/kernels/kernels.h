@@ -31,9 +31,10 @@ AlignedFloats allocate_floats(std::size_t count);
 struct Shape {
     int joints, channels, classes, dim, heads, head_dim, layers, hidden;
     int tile_frames;
-    int tokens;      // of a tile: joints * tile_frames
-    int stride;      // from one channel of a tile to the next: tokens in whole cache lines
-    int padded_dim;  // dim in whole vectors: row of keys, of values
+    int tokens;        // of a tile: joints * tile_frames
+    int stride;        // from one channel of a tile to the next: tokens in whole cache lines
+    int group_tokens;  // of a tile that go through the end of an encoder together
+    int padded_dim;    // dim in whole vectors: row of keys, of values
     /// Floats of a clip's k (x) v and key sums: [joint][head][head_dim][head_dim], then [joint][padded_dim].
     std::size_t state_size() const { return state_products() + static_cast<std::size_t>(joints) * padded_dim; }
     std::size_t state_products() const { return static_cast<std::size_t>(joints) * dim * head_dim; }
@@ -100,8 +101,9 @@ struct LinearSource {
 /// Scratch of one thread.
 struct Scratch {
     explicit Scratch(const Shape &shape);
-    AlignedFloats a, b, c, d, e;          // a tile each, rows in whole blocks; `a` three of them, for q, k, v
-    AlignedFloats packed, packed_hidden;  // a tile's activations in the precision of the products
+    AlignedFloats a, e;                   // a tile each, rows in whole blocks; `a` three of them, for q, k, v
+    AlignedFloats b, c, d;                // a group of tokens each; b also a row of a clip, d a vector a joint
+    AlignedFloats packed, packed_hidden;  // activations of a tile, of a group, in the precision of the products
     AlignedFloats rows;                   // keys and values of one joint [tile_frames][2 * padded_dim]
     AlignedFloats hidden, logits;         // of the head, whole vectors
 };
@@ -112,8 +114,8 @@ struct Kernels {
 
     /// Pack a linear layer; float32 whatever the precision unless source.low_precision.
     void (*pack)(const LinearSource &source, Linear &linear);
-    int lanes;        // rows of keys and of values are padded to whole vectors
-    int tile_frames;  // a multiple of lanes
+    int lanes;                      // rows of keys and of values are padded to whole vectors
+    int tile_frames, group_tokens;  // multiples of lanes
 
     /// x = positions + embedding of features [frames][joint][channel]; positions [dim][tile_frames].
     void (*embed)(const Weights &weights, const float *features, int frames, const float *positions, float *x,

@@ -86,6 +86,9 @@ template <class P, int C, class Result>
     }
 }
 
+/// Tokens of the largest group.
+constexpr int kGroupTokens = kColumns * kLanes;
+
 /// Calls body(token, columns) so that all tokens of a tile, whole vectors of them, are covered once; columns is a compile-time
 /// number of vectors.
 template <class Body>

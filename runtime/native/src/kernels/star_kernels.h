@@ -65,15 +65,16 @@ class Normaliser {
 
 /// An encoder behind its attention: x1 = LN(attended + x), out = LN(x1 + linear2(SiLU(linear1(x1)))) [+ added].
 ///
-/// Vectors of tokens go through all of it one group after the other, so that what is between stays in the first cache. `out`
-/// may be x.
+/// Vectors of tokens go through all of it one group after the other; what is between has room for a group alone, so that it
+/// stays in the first cache. `out` may be x.
 template <class First, class Second, class Encoder>
 inline void encoder_tail(const Shape &shape, const Encoder &encoder, const float *attended, const float *x, const float *added,
                          float *out, Scratch &scratch) {
     const int dim = shape.dim, stride = shape.stride;
     float *residual = scratch.b.get(), *hidden = scratch.c.get(), *sum = scratch.d.get();
-    const Activations<First> first_input(residual, scratch.packed.get(), dim, stride, encoder.linear1.inverse_input_scale);
-    const Activations<Second> second_input(hidden, scratch.packed_hidden.get(), dim, stride,
+    const Activations<First> first_input(residual, scratch.packed.get(), dim, kGroupTokens,
+                                         encoder.linear1.inverse_input_scale);
+    const Activations<Second> second_input(hidden, scratch.packed_hidden.get(), dim, kGroupTokens,
                                            encoder.linear2.inverse_input_scale);
     const float *gain1 = encoder.norm1.weight.get(), *bias1 = encoder.norm1.bias.get();
     const float *gain2 = encoder.norm2.weight.get(), *bias2 = encoder.norm2.bias.get();
@@ -81,6 +82,7 @@ inline void encoder_tail(const Shape &shape, const Encoder &encoder, const float
     for_token_groups(shape.tokens, [=, &encoder](int token, auto columns) {
         constexpr int C = columns(), kUnit = First::per_unit;
         const auto at = [=](int channel, int c) { return static_cast<std::size_t>(channel) * stride + token + c * kLanes; };
+        const auto here = [](int channel, int c) { return channel * kGroupTokens + c * kLanes; };
 
         const auto first_sum = [=](int channel, int c) {
             return load<kLanes>(attended + at(channel, c)) + load<kLanes>(x + at(channel, c));
@@ -100,31 +102,31 @@ inline void encoder_tail(const Shape &shape, const Encoder &encoder, const float
                     values[i][c] = 0;
                     if (channel + i >= dim) continue;
                     values[i][c] = first_norm(c, first_sum(channel + i, c)) * gain1[channel + i] + bias1[channel + i];
-                    if constexpr (First::packed) store(residual + at(channel + i, c), values[i][c]);
+                    if constexpr (First::packed) store(residual + here(channel + i, c), values[i][c]);
                 }
             }
-            first_input.template put<kUnit, C>(channel, token, values);
+            first_input.template put<kUnit, C>(channel, 0, values);
         }
 
-        linear_columns<First, C>(encoder.linear1, first_input.units(), stride, token, [=](int output, Block<C> &block) {
+        linear_columns<First, C>(encoder.linear1, first_input.units(), kGroupTokens, 0, [=](int output, Block<C> &block) {
 #pragma GCC unroll 16
             for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 8
                 for (int c = 0; c < C; c++) block[r][c] = silu(block[r][c]);
             }
-            second_input.template put<kRows, C>(output, token, block);
+            second_input.template put<kRows, C>(output, 0, block);
         });
 
         Moments<C> second_moments;
-        linear_columns<Second, C>(encoder.linear2, second_input.units(), stride, token,
+        linear_columns<Second, C>(encoder.linear2, second_input.units(), kGroupTokens, 0,
                                   [=, &second_moments](int output, Block<C> &block) {
 #pragma GCC unroll 16
                                       for (int r = 0; r < kRows; r++) {
                                           if (output + r >= dim) continue;
 #pragma GCC unroll 8
                                           for (int c = 0; c < C; c++) {
-                                              block[r][c] += load<kLanes>(residual + at(output + r, c));
-                                              store(sum + at(output + r, c), block[r][c]);
+                                              block[r][c] += load<kLanes>(residual + here(output + r, c));
+                                              store(sum + here(output + r, c), block[r][c]);
                                               second_moments.add(output + r, c, block[r][c]);
                                           }
                                       }
@@ -133,7 +135,7 @@ inline void encoder_tail(const Shape &shape, const Encoder &encoder, const float
         for (int channel = 0; channel < dim; channel++) {
 #pragma GCC unroll 8
             for (int c = 0; c < C; c++) {
-                Vector value = second_norm(c, load<kLanes>(sum + at(channel, c))) * gain2[channel] + bias2[channel];
+                Vector value = second_norm(c, load<kLanes>(sum + here(channel, c))) * gain2[channel] + bias2[channel];
                 if (added) value += load<kLanes>(added + at(channel, c));
                 store(out + at(channel, c), value);
             }
@@ -536,8 +538,8 @@ struct StarKernels {
 template <class P>
 constexpr Kernels make_kernels(const char *products) {
     using K = StarKernels<P>;
-    return {products, K::pack,     kLanes,     kTileFrames,  K::embed, K::add_state,
-            K::layer, K::add_mean, K::context, K::add_gated, K::head};
+    return {products,     K::pack,  kLanes,      kTileFrames, kGroupTokens, K::embed,
+            K::add_state, K::layer, K::add_mean, K::context,  K::add_gated, K::head};
 }
 
 }  // namespace star::STAR_TARGET
