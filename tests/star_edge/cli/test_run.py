@@ -63,7 +63,7 @@ def test_table_names_class_confidence_and_next_step(folder: Path) -> None:
     assert prediction.name in result.stdout
     assert f"{prediction.confidence:.1%}" in result.stdout
     last = result.stdout.splitlines()[-1]
-    assert re.search(r"recognised with native fp32, star-edge \S+ (portable|avx2|avx512|neon)", last)
+    assert re.search(r"recognised with native fp32, libstar_edge \S+, (portable|avx2|avx512|neon)", last)
     assert "next: star-edge verify tiny.star" in last
 
 
