@@ -136,9 +136,11 @@ def _gates(results: dict[str, Any]) -> str:
         "| --- | --- | --- | ---: | ---: | ---: | --- | --- |",
     ]
     for name, title in _SETS.items():
-        record = results.get(f"verify-native-{name}")
-        for row in record["report"]["results"] if record else ():
-            file = f"[verify-native-{name}.json](benchmarks/results/verify-native-{name}.json), {record['host']['date'][:10]}"
+        if f"verify-native-{name}" not in results:
+            continue
+        record = results[f"verify-native-{name}"]
+        file = f"[verify-native-{name}.json](benchmarks/results/verify-native-{name}.json), {record['host']['date'][:10]}"
+        for row in record["report"]["results"]:
             lines.append(f"| {title}, {row['samples']} test clips {_row_of(row)} {file} |")
     return "\n".join(lines) + "\n"
 
@@ -192,7 +194,10 @@ def _promise(line: dict[str, Any]) -> str:
 def _medians(report: dict[str, Any]) -> str:
     """Rows of engines, columns of workloads."""
     workloads = [entry["name"] for entry in report["workloads"]]
-    lines = ["| engine | " + " | ".join(f"`{workload}`" for workload in workloads) + " |", "| --- |" + " ---: |" * len(workloads)]
+    lines = [
+        "| engine | " + " | ".join(f"`{workload}`" for workload in workloads) + " |",
+        "| --- |" + " ---: |" * len(workloads),
+    ]
     cells: dict[tuple[str, str, str], dict[str, float]] = {}
     for row in report["results"]:
         if row["median_ms"] is not None:
