@@ -1,9 +1,8 @@
 // libFuzzer harness over what star-run reads beside clips: packed bundles, golden clips, frames of a stream. Any bytes are
-// read, or refused with a Failure or Malformed.
+// read, or refused with a Failure, a Malformed or an Error.
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <cmath>
 #include <cstdlib>
 #include <string>
 #include <string_view>

@@ -10,7 +10,7 @@ void append_joint(const Value &joint, std::vector<float> &joints) {
     if (numbers.size() != 3)
         throw Malformed(concat("array of length ", numbers.size(), " at '", joint.path(), "'"), "three numbers");
     for (const Value &number : numbers)
-        joints.push_back(static_cast<float>(number.number()));  // too large: infinite, refused below
+        joints.push_back(static_cast<float>(number.number()));  // too large: infinite, which no stream takes
 }
 
 Frame::Person person_of(const Value &value) {
