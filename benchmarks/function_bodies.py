@@ -22,6 +22,7 @@ from onnx import FunctionProto, helper
 from exporters.onnx.functions import DOMAIN, LINEAR, OPSET, attributes, segment_mask
 from exporters.onnx.nodes import NodeList
 from exporters.onnx.single_op import build_single_op
+from runtime.engines.onnxruntime import session_options
 from runtime.files import write_atomic
 from runtime.packing import cu_seqlens_of
 from star_edge.bench.host import read_host
@@ -83,10 +84,8 @@ class Timing(msgspec.Struct, frozen=True):
 
 def measure(name: str, body: FunctionProto | None, config: StarConfig) -> list[Timing]:
     """Time one body on all workloads and compare it with the naive reference on a short batch."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
     model = build_single_op(LINEAR, config, body=body).SerializeToString()
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, session_options(threads=1), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
 
     def run(qkv: np.ndarray, cu_seqlens: np.ndarray) -> tuple[float, np.ndarray]:

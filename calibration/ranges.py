@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from calibration.histograms import Histograms
+from runtime.engines.onnxruntime import session_options
 from runtime.errors import InputError, MismatchError
 
 if TYPE_CHECKING:
@@ -73,10 +74,8 @@ def open_session(
             )
         if name not in outputs:
             exposed.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options = session_options(threads)
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_cpu_mem_arena = False
-    options.log_severity_level = 3
     return onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from exporters.onnx.golden import Case, Forward
+from runtime.engines.onnxruntime import session_options
 from runtime.errors import GateError, MismatchError
 from runtime.tolerances import TOLERANCES
 
@@ -34,10 +35,8 @@ def onnx_forward(model: bytes, threads: int = 0) -> Forward:
     """ONNX Runtime's CPU provider over a serialized model, one call a batch; MismatchError when it cannot open it."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, session_options(threads), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         raise MismatchError(
             f"ONNX Runtime {onnxruntime.__version__} cannot open the exported model",

@@ -61,6 +61,17 @@ def open_engine(
     return OnnxRuntimeEngine(bundle, bundle.precision(precision), threads, mode or "per-clip", provider)
 
 
+def session_options(threads: int) -> SessionOptions:
+    """ONNX Runtime's options for sessions on the CPU, whatever opens them; 0 threads leave the number to ONNX Runtime."""
+    options = _import().SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    # int8 products of processors without VNNI add pairs in 16 bits, which overflow unless the weights are made uint8
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
 class OnnxRuntimeEngine:
     """One ONNX Runtime session; see :func:`open_engine`. Safe to call from several threads."""
 
@@ -74,7 +85,7 @@ class OnnxRuntimeEngine:
         self.precision, self.threads, self.mode = precision, threads, mode
         self._bundle, self._provider = bundle, provider
         self._path = bundle.path_of(model_file(precision))
-        self._session = self._open_session(self._options())
+        self._session = self._open_session(session_options(self.threads))
         self._check_signature()
 
     def run(self, features: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
@@ -113,14 +124,6 @@ class OnnxRuntimeEngine:
         if logits.shape != (clips, classes):
             raise self._misfit("the model answers another number of clips or classes", logits.shape, (clips, classes))
         return logits
-
-    def _options(self) -> SessionOptions:
-        onnxruntime = _import()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
-        return options
 
     def _open_session(self, options: SessionOptions) -> InferenceSession:
         onnxruntime = _import()
@@ -174,7 +177,7 @@ class OnnxRuntimeEngine:
     def _executed(self) -> list[_Node]:
         """What computes when a one-row clip is run, from ONNX Runtime's profile."""
         manifest = self._bundle.manifest
-        options = self._options()
+        options = session_options(self.threads)
         features = np.zeros((1, manifest.skeleton.num_joints, manifest.features.channels), dtype=np.float32)
         with scratch_folder() as folder:
             options.enable_profiling = True

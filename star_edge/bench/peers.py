@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from runtime.bundle import Bundle
+from runtime.engines.onnxruntime import session_options
 from runtime.errors import MissingDependencyError
 from runtime.manifest import model_file
 from runtime.packing import check_packed, cu_seqlens_of, unpack
@@ -27,7 +28,6 @@ Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _OPSET = 18  # the one torch.onnx.export writes without converting
 _EXAMPLE_ROWS, _MAX_ROWS = 8, 100_000
 _LENGTHS = 64  # torch.compile gives up on a function after 8 of them
-_ERRORS_ONLY = 3
 
 
 class Peer(NamedTuple):
@@ -74,12 +74,8 @@ def _onnxruntime_clip(bundle: Bundle, precision: str, threads: int) -> Peer:
         import onnxruntime
     except ImportError:
         raise MissingDependencyError("onnxruntime", "peers", "The engine 'onnxruntime-clip'") from None
-    options = onnxruntime.SessionOptions()  # as in runtime/engines/onnxruntime.py
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
     graph = _torch_export(_torch_model(bundle, threads))
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, session_options(threads), providers=["CPUExecutionProvider"])
     names = {value.name for value in session.get_inputs()}
 
     def call(features: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:

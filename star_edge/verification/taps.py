@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from runtime.bundle import Bundle
+from runtime.engines.onnxruntime import session_options
 from runtime.errors import InputError
 from runtime.manifest import model_file
 from star_edge.models.rounded import RoundedStar, Watch
@@ -117,9 +118,7 @@ class OnnxTap:
         exposed = ModelProto()
         exposed.CopyFrom(self._model)
         exposed.graph.output.extend(ValueInfoProto(name=name) for name in wanted if name != "logits")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.log_severity_level = 3
+        options = session_options(self._threads)
         session = onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=["CPUExecutionProvider"])
         values = session.run(wanted, {"features": features, "cu_seqlens": cu_seqlens})
         return {module: np.asarray(value, dtype=np.float32) for module, value in zip(modules, values, strict=True)}
