@@ -8,12 +8,14 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 from runtime.bundle import Bundle, BundleWriter
-from runtime.engines.onnxruntime import OnnxRuntimeEngine, open_engine
+from runtime.engines.onnxruntime import OnnxRuntimeEngine, open_engine, session_options
 from runtime.errors import InputError, MismatchError
 from runtime.packing import cu_seqlens_of, pack, unpack
 
@@ -172,3 +174,27 @@ def test_missing_onnxruntime_names_the_extra(tiny_bundle: Path) -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert json.loads(found) == "pip install 'star-edge[onnx]'"
+
+
+def test_sums_of_the_largest_int8_products_are_exact():
+    """Without VNNI, ONNX Runtime's default overflows here; with it, only the option itself can be looked at."""
+    rows, inner, columns, largest = 4, 64, 32, 127
+    constants = {"scale": np.float32(1), "zero": np.int8(0), "weight": np.full((inner, columns), largest, dtype=np.int8)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["stored"]),
+            helper.make_node("DequantizeLinear", ["stored", "scale", "zero"], ["left"]),
+            helper.make_node("DequantizeLinear", ["weight", "scale", "zero"], ["right"]),
+            helper.make_node("MatMul", ["left", "right"], ["y"]),
+        ],
+        "largest",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, inner])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, columns])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    options = session_options(threads=1)
+    assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    (sums,) = session.run(None, {"x": np.full((rows, inner), largest, dtype=np.float32)})
+    assert (sums == inner * largest * largest).all()
