@@ -6,12 +6,13 @@
 STAR-64 and STAR-128 are trained in DIR for one epoch on generated recordings, exported and calibrated, all through the command
 line. Speed does not depend on what the weights have learned, only on their shapes; answers are compared with PyTorch's all the
 same, and a wrong row has no speed. What stands in DIR is used again, so that a run that was interrupted goes on with its models.
-Every promise is printed with what was found, the missed ones too. Writes ``results/native.json``, with ``--quick``
-``DIR/native.json``.
+Every promise is printed with what was found, the missed ones too, and where the time goes. Writes ``results/native-MAKER.json``,
+by the maker of the processor, with ``--quick`` ``DIR/native.json``.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from typing import NamedTuple
 import click
 import msgspec
 import numpy as np
-from native_report import LARGE, SMALL, WORKLOADS, FrameTime, Load, Memory, NativeReport, StreamRun, summarise
+from native_report import LARGE, SMALL, WORKLOADS, FrameTime, Load, Memory, NativeReport, Profile, StreamRun, summarise
 
 import star_edge
 from exporters.onnx.golden import moving_body
@@ -45,7 +46,7 @@ from star_edge.bench.workloads import parse_workload
 from star_edge.data.generator import generate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RESULT = Path(__file__).parent / "results" / "native.json"
+RESULTS = Path(__file__).parent / "results"
 STAR_RUN = Path(sys.executable).with_name("star-run")
 MODELS = (SMALL, LARGE)
 CLIPS, SAMPLES = 120, 64
@@ -101,6 +102,7 @@ def main(work: Path, quick: bool, wheel: bool, threads: int | None, out: Path | 
         model: measure_speed(bundles[model], size, threads, WORKLOADS if model == SMALL else ("1x300",)) for model in MODELS
     }
     frame_times = tuple(measure_frames(bundles[SMALL], size, threads))
+    profiles = tuple(entry for model in MODELS for entry in measure_profiles(model, bundles[model], threads, work))
     memory = tuple(measure_memory(bundles[SMALL], size, threads, work))
     load = tuple(entry for model in MODELS for entry in measure_load(model, bundles[model], threads))
     stream = measure_stream(bundles[SMALL], size.stream_frames, threads)
@@ -116,9 +118,11 @@ def main(work: Path, quick: bool, wheel: bool, threads: int | None, out: Path | 
         load=load,
         stream=stream,
         wheel_bytes=wheel_bytes,
+        profiles=profiles,
         asked=summarise(bench, frame_times, memory, load, wheel_bytes),
     )
-    path = out or (work / "native.json" if quick else RESULT)
+    maker = re.findall("[a-z]+", host.cpu.lower())[0]
+    path = out or (work / "native.json" if quick else RESULTS / f"native-{maker}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     show(report)
@@ -175,13 +179,30 @@ def measure_frames(bundle: Bundle, size: Size, threads: int) -> Iterator[FrameTi
             yield FrameTime(precision, rows, len(times), float(np.median(times)) / rows * 1e3)
 
 
+def measure_profiles(model: str, bundle: Bundle, threads: int, work: Path) -> Iterator[Profile]:
+    """``star-run --profile`` on one clip of 300 frames."""
+    clip = write_clip(bundle, 300, work)
+    for precision in PRECISIONS:
+        options = ("--bench", "--profile", "--json", "--precision", precision, "--threads", str(threads))
+        done = subprocess.run([STAR_RUN, bundle.path, clip, *options], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"star-run: {done.stderr}")
+        found = msgspec.json.decode(done.stdout)
+        yield Profile(model, precision, found["bench"]["median_ms"], found["profile"])
+
+
+def write_clip(bundle: Bundle, frames: int, work: Path) -> Path:
+    """An .npz file of one clip of so many frames."""
+    clip = Clip.from_persons([moving_body(bundle.manifest.skeleton, frames, np.random.default_rng(0))], f"1x{frames}")
+    path = work / f"1x{frames}.npz"
+    path.write_bytes(clips_to_bytes([clip], np.zeros(1, dtype=np.int32), ("class",)))
+    return path
+
+
 def measure_memory(bundle: Bundle, size: Size, threads: int, work: Path) -> Iterator[Memory]:
     """``star-run`` on one clip of each length."""
-    rng = np.random.default_rng(0)
     for frames in size.memory_lengths:
-        clip = Clip.from_persons([moving_body(bundle.manifest.skeleton, frames, rng)], f"1x{frames}")
-        path = work / f"1x{frames}.npz"
-        path.write_bytes(clips_to_bytes([clip], np.zeros(1, dtype=np.int32), ("class",)))
+        path = write_clip(bundle, frames, work)
         for precision in PRECISIONS:
             program = [STAR_RUN, bundle.path.resolve(), path, "--precision", precision, "--threads", threads, "--json"]
             command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, *map(str, program)]
@@ -317,6 +338,10 @@ def show(report: NativeReport) -> None:
     click.echo("\nnative engine, ms a frame")
     for frame in report.frame_times:
         click.echo(f"  {frame.precision:5} {frame.frames:6} frames {frame.ms_per_frame:9.4f}  ({frame.calls} calls)")
+    for profile in report.profiles:
+        click.echo(f"\n{profile.model} {profile.precision}, 1x300: {profile.median_ms:.2f} ms, of the time of all threads")
+        for stage, share in profile.shares.items():
+            click.echo(f"  {share:6.1%}  {stage}")
     click.echo("\nstar-run, peak MB")
     for peak in report.memory:
         click.echo(f"  {peak.precision:5} {peak.frames:6} frames {peak.peak_rss_mb:9.1f}")

@@ -72,6 +72,15 @@ class StreamRun(msgspec.Struct, frozen=True, kw_only=True):
     other_labels: int
 
 
+class Profile(msgspec.Struct, frozen=True):
+    """Where the time of the native engine goes on one clip of 300 frames: each stage's share of the time of all threads."""
+
+    model: str
+    precision: str
+    median_ms: float
+    shares: dict[str, float]
+
+
 class Asked(msgspec.Struct, frozen=True):
     """One promise. ``found`` and ``met`` are None where it was not measured, or a row it needs has no speed."""
 
@@ -83,7 +92,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class NativeReport(msgspec.Struct, frozen=True, kw_only=True):
-    """``results/native.json``. ``bench`` is by model; ``quick`` says that it was a trial run, whose times mean nothing."""
+    """``results/native-*.json``. ``bench`` is by model; ``quick`` says that it was a trial run, whose times mean nothing."""
 
     command: str
     host: Host
@@ -96,6 +105,7 @@ class NativeReport(msgspec.Struct, frozen=True, kw_only=True):
     stream: StreamRun
     wheel_bytes: int | None
     asked: tuple[Asked, ...]
+    profiles: tuple[Profile, ...] = ()
     schema: str = "star-edge/native/1"
 
 

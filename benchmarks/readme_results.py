@@ -166,29 +166,68 @@ def _verified(name: str, record: dict[str, Any]) -> str:
 
 
 def _native(results: dict[str, Any]) -> list[str]:
-    """What the native runtime promises, and its latency beside every peer."""
-    record = results.get("native")
-    if not record:
+    """What the native runtime promises on each processor it was measured on, its latency beside every peer, and its stages."""
+    records = {name: record for name, record in results.items() if name.startswith("native-")}
+    if not records:
         return []
-    host, file = record["host"], "[native.json](benchmarks/results/native.json)"
-    parts = [
-        f"What the native engine was to reach, and what was found ({file}, {host['date'][:10]}; {record['threads']} threads of"
-        f" {host['cpu']}; [how](benchmarks/README.md)):\n\n| | asked | found | |\n| --- | ---: | ---: | --- |\n"
-        + "".join(map(_promise, record["asked"]))
-    ]
-    for model, report in record["bench"].items():
-        busy = max((row.get("preemptions_per_s") or 0) for row in report["results"])
-        parts.append(
-            f"Median milliseconds, {model} on 25 joints (a shared virtual machine that took cores away up to {busy:.0f} times a"
-            f" second meanwhile: read them as ratios, and roughly):\n\n{_medians(report)}"
-        )
+    parts = [_promises(records)]
+    for name, record in records.items():
+        for model, report in record["bench"].items():
+            busy = max((row.get("preemptions_per_s") or 0) for row in report["results"])
+            parts.append(
+                f"Median milliseconds, {model} on 25 joints, {_processor(record)} (a shared virtual machine that took cores away up"
+                f" to {busy:.0f} times a second meanwhile: read them as ratios, and roughly; {_link(name)}):\n\n{_medians(report)}"
+            )
+        parts += _stages(name, record)
     return parts
 
 
-def _promise(line: dict[str, Any]) -> str:
-    found = "" if line["found"] is None else f"{line['found']:.2f}"
-    verdict = {True: "met", False: "missed", None: "not measured"}[line["met"]]
-    return f"| {line['what']} | {line['asked']} | {found} | {verdict} |\n"
+def _processor(record: dict[str, Any]) -> str:
+    return f"{record['threads']} threads of {record['host']['cpu']}"
+
+
+def _link(name: str) -> str:
+    return f"[{name}.json](benchmarks/results/{name}.json)"
+
+
+def _promises(records: dict[str, Any]) -> str:
+    heads = [f"{_processor(record)}, {record['host']['date'][:10]}, {_link(name)}" for name, record in records.items()]
+    asked: dict[str, str] = {}
+    found: dict[str, dict[str, str]] = {}
+    for name, record in records.items():
+        for line in record["asked"]:
+            asked[line["what"]] = line["asked"]
+            found.setdefault(line["what"], {})[name] = _found(line)
+    lines = [
+        "What the native engine was to reach, and what was found ([how](benchmarks/README.md)):\n",
+        "| | asked | " + " | ".join(heads) + " |",
+        "| --- | ---: |" + " ---: |" * len(records),
+    ]
+    lines += [
+        f"| {what} | {bound} | " + " | ".join(found[what].get(name, "") for name in records) + " |" for what, bound in asked.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _found(line: dict[str, Any]) -> str:
+    verdict = {True: "met", False: "**missed**", None: "not measured"}[line["met"]]
+    return verdict if line["found"] is None else f"{line['found']:.2f}, {verdict}"
+
+
+def _stages(name: str, record: dict[str, Any]) -> list[str]:
+    """Where the native engine's time goes, if it was measured."""
+    profiles = record.get("profiles")
+    if not profiles:
+        return []
+    heads = [f"{entry['model']} {entry['precision']}" for entry in profiles]
+    lines = [
+        f"Where its time goes at `1x300`, as `star-run --bench --profile` shows it ({_link(name)}):\n",
+        "| stage | " + " | ".join(heads) + " |",
+        "| --- |" + " ---: |" * len(heads),
+    ]
+    for stage in profiles[0]["shares"]:
+        lines.append(f"| {stage} | " + " | ".join(f"{entry['shares'][stage]:.1%}" for entry in profiles) + " |")
+    return ["\n".join(lines) + "\n"]
 
 
 def _medians(report: dict[str, Any]) -> str:

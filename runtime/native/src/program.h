@@ -36,6 +36,10 @@ class Runner {
    public:
     virtual ~Runner() = default;
     virtual int threads() const = 0;
+    /// Begins, or ends, to measure where the time of runs goes; what was measured before is dropped.
+    virtual void profile(bool) {}
+    /// Name of a stage of a run, null beyond the last; seconds: of all threads since profile().
+    virtual const char *stage(int /*index*/, double & /*seconds*/) const { return nullptr; }
     /// Logits [clips, K] of features [F, V, C]; arguments were checked. Throws std::bad_alloc.
     virtual void run(const float *features, const int64_t *cu_seqlens, int64_t clips, float *logits) = 0;
 };

@@ -290,6 +290,18 @@ void star_context_free(star_context *context) { delete context; }
 
 int32_t star_context_threads(const star_context *context) { return context == nullptr ? 0 : context->runner->threads(); }
 
+star_status star_context_profile(star_context *context, int32_t on) {
+    return guarded([&] {
+        require_pointer(context, "context");
+        context->runner->profile(on != 0);
+    });
+}
+
+const char *star_context_stage(const star_context *context, int32_t index, double *seconds) {
+    if (context == nullptr || seconds == nullptr) return nullptr;
+    return context->runner->stage(index, *seconds);
+}
+
 star_status star_run(star_context *context, const float *features, const int64_t *cu_seqlens, int64_t clips, float *logits) {
     return guarded([&] {
         require_pointer(context, "context");

@@ -1,6 +1,7 @@
 #include "star_runner.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 namespace star {
@@ -117,9 +118,10 @@ void StarRunner::for_each_tile(const Body &body) {
 void StarRunner::add_up_states() {
     const std::size_t size = shape_.state_size();
     const int64_t parts = ceil_div(static_cast<int64_t>(size), kSumPart);
-    pool_.run(static_cast<int64_t>(clips_.size()) * parts, [&](int64_t part, int) {
+    pool_.run(static_cast<int64_t>(clips_.size()) * parts, [&](int64_t part, int thread) {
         const Clip &clip = clips_[part / parts];
         if (clip.chunks == 0) return;
+        scratch_[thread].profile.begin();
         const std::size_t first = part % parts * kSumPart, last = std::min(size, first + kSumPart);
         float *sum = clip_state_ + part / parts * size;
         const float *term = chunk_state_ + clip.first_chunk * size;
@@ -128,6 +130,7 @@ void StarRunner::add_up_states() {
             term += size;
             for (std::size_t i = first; i < last; i++) sum[i] += term[i];
         }
+        scratch_[thread].profile.end(Stage::sums_of_chunks);
     });
 }
 
@@ -136,7 +139,9 @@ void StarRunner::make_contexts() {
     const std::size_t size = static_cast<std::size_t>(shape_.joints) * shape_.dim;
     pool_.run(static_cast<int64_t>(clips_.size()), [&](int64_t index, int thread) {
         const Clip &clip = clips_[index];
-        float *mean = scratch_[thread].b.get();
+        Scratch &scratch = scratch_[thread];
+        scratch.profile.begin();
+        float *mean = scratch.b.get();
         std::fill_n(mean, size, 0.0f);
         for (int64_t chunk = 0; chunk < clip.chunks; chunk++) {
             const float *term = chunk_state_ + (clip.first_chunk + chunk) * shape_.state_size();
@@ -144,6 +149,7 @@ void StarRunner::make_contexts() {
         }
         for (std::size_t i = 0; i < size; i++) mean[i] /= static_cast<float>(std::max<int64_t>(clip.rows, 1));
         kernels_.context(weights_, mean, context_ + index * size);
+        scratch.profile.end(Stage::head);
     });
 }
 
@@ -153,6 +159,7 @@ void StarRunner::classify(float *logits) {
     pool_.run(static_cast<int64_t>(clips_.size()), [&](int64_t index, int thread) {
         const Clip &clip = clips_[index];
         Scratch &scratch = scratch_[thread];
+        scratch.profile.begin();
         float *pooled = scratch.b.get();
         std::fill_n(pooled, size, 0.0f);
         for (int64_t chunk = 0; chunk < clip.chunks; chunk++) {
@@ -163,10 +170,17 @@ void StarRunner::classify(float *logits) {
         kernels_.head(weights_.head_hidden, pooled, true, scratch.hidden.get(), scratch);
         kernels_.head(weights_.head_output, scratch.hidden.get(), false, scratch.logits.get(), scratch);
         std::copy_n(scratch.logits.get(), shape_.classes, logits + index * shape_.classes);
+        scratch.profile.end(Stage::head);
     });
 }
 
 void StarRunner::run(const float *features, const int64_t *cu_seqlens, int64_t clips, float *logits) {
+    const auto begun = std::chrono::steady_clock::now();
+    compute(features, cu_seqlens, clips, logits);
+    if (profiled_) run_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+}
+
+void StarRunner::compute(const float *features, const int64_t *cu_seqlens, int64_t clips, float *logits) {
     plan(cu_seqlens, clips);
     const int64_t row = static_cast<int64_t>(shape_.joints) * shape_.channels;
     for_each_tile([&](int64_t index, const Chunk &chunk, int64_t tile, int frames, float *x, Scratch &scratch) {
@@ -182,16 +196,42 @@ void StarRunner::run(const float *features, const int64_t *cu_seqlens, int64_t c
             if (layer + 1 < shape_.layers) {
                 kernels_.add_state(weights_, layer + 1, x, frames, tile == 0, state, scratch);
             } else {
+                scratch.profile.begin();
                 kernels_.add_mean(shape_, x, frames, tile == 0, state);
+                scratch.profile.end(Stage::pooling);
             }
         });
     }
     make_contexts();
-    for_each_tile([&](int64_t index, const Chunk &chunk, int64_t tile, int frames, float *x, Scratch &) {
+    for_each_tile([&](int64_t index, const Chunk &chunk, int64_t tile, int frames, float *x, Scratch &scratch) {
+        scratch.profile.begin();
         kernels_.add_gated(shape_, x, context_ + chunk.clip * shape_.joints * shape_.dim, frames, tile == 0,
                            chunk_state_ + index * shape_.state_size());
+        scratch.profile.end(Stage::pooling);
     });
     classify(logits);
+}
+
+void StarRunner::profile(bool on) {
+    profiled_ = on;
+    run_seconds_ = 0;
+    for (Scratch &scratch : scratch_) scratch.profile.switch_to(on);
+}
+
+const char *StarRunner::stage(int index, double &seconds) const {
+    if (index < 0 || index > kStages) return nullptr;
+    const auto of = [this](int stage) {
+        double sum = 0;
+        for (const Scratch &scratch : scratch_) sum += scratch.profile.seconds(stage);
+        return sum;
+    };
+    if (index < kStages) {
+        seconds = of(index);
+        return kStageNames[static_cast<std::size_t>(index)];
+    }
+    seconds = run_seconds_ * threads();
+    for (int stage = 0; stage < kStages; stage++) seconds -= of(stage);
+    return "waiting for other threads";
 }
 
 }  // namespace star

@@ -15,6 +15,8 @@ class StarRunner : public Runner {
    public:
     StarRunner(std::shared_ptr<const StarProgram> program, int threads);
     int threads() const override { return pool_.size(); }
+    void profile(bool on) override;
+    const char *stage(int index, double &seconds) const override;
     void run(const float *features, const int64_t *cu_seqlens, int64_t clips, float *logits) override;
 
    private:
@@ -37,6 +39,7 @@ class StarRunner : public Runner {
         std::size_t size_ = 0;
     };
 
+    void compute(const float *features, const int64_t *cu_seqlens, int64_t clips, float *logits);
     void plan(const int64_t *cu_seqlens, int64_t clips);
     void extend_positions(int64_t tiles);
     template <class Body>
@@ -54,6 +57,8 @@ class StarRunner : public Runner {
     std::vector<Clip> clips_;
     std::vector<Chunk> chunks_;
     std::vector<float> positions_;  // [tile][dim][8]
+    bool profiled_ = false;
+    double run_seconds_ = 0;  // of profiled runs
     Buffer tiles_, chunk_states_, clip_states_, contexts_;
     float *x_ = nullptr, *chunk_state_ = nullptr, *clip_state_ = nullptr, *context_ = nullptr;
 };

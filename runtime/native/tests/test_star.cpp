@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -219,6 +220,51 @@ TEST_CASE("a run allocates only for more rows or clips than before") {
         if (run(clips) != STAR_OK) FAIL("refused");
     }
     CHECK(allocations == before);
+}
+
+TEST_CASE("stages of measured runs are their time, and leave the logits as they are") {
+    using Clock = std::chrono::steady_clock;
+    const Model model = model_of(tiny_files());
+    const Context context = context_of(model, 2);
+    const std::vector<float> features(70 * 27, 0.5f);
+    const int64_t cu_seqlens[] = {0, 40, 70};
+    std::vector<float> logits(2 * 2), measured(2 * 2);
+    const auto stages = [&] {
+        std::vector<double> found;
+        double seconds = 0;
+        while (star_context_stage(context.get(), static_cast<int32_t>(found.size()), &seconds)) found.push_back(seconds);
+        return found;
+    };
+    const auto run = [&](std::vector<float> &out) {
+        REQUIRE(star_run(context.get(), features.data(), cu_seqlens, 2, out.data()) == STAR_OK);
+    };
+    run(logits);
+    CHECK(stages() == std::vector<double>(stages().size(), 0.0));
+
+    REQUIRE(star_context_profile(context.get(), 1) == STAR_OK);
+    const auto begun = Clock::now();
+    run(measured);
+    const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
+    CHECK(measured == logits);
+    const std::vector<double> found = stages();
+    double total = 0;
+    for (std::size_t stage = 0; stage < found.size(); stage++) {
+        CHECK(found[stage] > (stage + 1 < found.size() ? 0 : -1e-9));  // the last is what is left over
+        total += found[stage];
+    }
+    CHECK(total > 0);
+    CHECK(total <= 2 * seconds);
+
+    REQUIRE(star_context_profile(context.get(), 0) == STAR_OK);
+    run(measured);
+    CHECK(stages() == std::vector<double>(found.size(), 0.0));
+
+    double ignored = 0;
+    CHECK(star_context_stage(context.get(), -1, &ignored) == nullptr);
+    CHECK(star_context_stage(context.get(), std::numeric_limits<int32_t>::max(), &ignored) == nullptr);
+    CHECK(star_context_stage(context.get(), 0, nullptr) == nullptr);
+    CHECK(star_context_stage(nullptr, 0, &ignored) == nullptr);
+    check_invalid(star_context_profile(nullptr, 1), "context");
 }
 
 TEST_CASE("arguments of features are checked") {

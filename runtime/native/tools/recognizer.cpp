@@ -133,11 +133,16 @@ SelfTest Recognizer::self_test(const Golden &golden, const std::string &bundle) 
                    .next = "star-run " + bundle + " --self-test --isa portable"});
 }
 
-Bench Recognizer::bench(std::span<const Recording> recordings, double seconds) {
-    const std::vector<float> expected = logits(recordings);
+Packed Recognizer::pack(std::span<const Recording> recordings) const {
     Packed all;
     for (const Recording &recording : recordings)
         for (const Clip &clip : recording.clips) append(recording, clip, all);
+    return all;
+}
+
+Bench Recognizer::bench(std::span<const Recording> recordings, double seconds) {
+    const std::vector<float> expected = logits(recordings);
+    const Packed all = pack(recordings);
     std::vector<float> found(expected.size());
     run(all, found.data());  // the first run of a size allocates
     std::vector<double> times;
@@ -153,6 +158,24 @@ Bench Recognizer::bench(std::span<const Recording> recordings, double seconds) {
     result.clips = all.clips();
     result.frames = all.rows();
     return result;
+}
+
+std::vector<StageShare> Recognizer::profile(std::span<const Recording> recordings, double seconds) {
+    const Packed all = pack(recordings);
+    std::vector<float> logits(static_cast<size_t>(all.clips() * info_.classes));
+    run(all, logits.data());  // the first run of a size allocates
+    tools::check(star_context_profile(context_.get(), 1));
+    for (const double end = seconds_now() + seconds; seconds_now() < end;) run(all, logits.data());
+    std::vector<StageShare> stages;
+    double total = 0, of_stage = 0;
+    for (int32_t index = 0; const char *name = star_context_stage(context_.get(), index, &of_stage); index++) {
+        stages.push_back({name, of_stage});
+        total += of_stage;
+    }
+    tools::check(star_context_profile(context_.get(), 0));
+    for (StageShare &stage : stages) stage.share /= total;
+    std::sort(stages.begin(), stages.end(), [](const auto &a, const auto &b) { return a.share > b.share; });
+    return stages;
 }
 
 std::vector<double> softmax(std::span<const float> logits) {

@@ -41,6 +41,12 @@ struct Bench {
     double median_ms, p90_ms, p99_ms;
 };
 
+/// Share of a stage in the time of all threads.
+struct StageShare {
+    std::string name;
+    double share;
+};
+
 class Recognizer {
    public:
     Recognizer(const BundleFiles &bundle, const Opening &opening);
@@ -68,9 +74,12 @@ class Recognizer {
     SelfTest self_test(const Golden &golden, const std::string &bundle);
     /// Repeats one run of all clips for so long.
     Bench bench(std::span<const Recording> recordings, double seconds);
+    /// Repeats one run of all clips for so long: where its time goes, largest share first.
+    std::vector<StageShare> profile(std::span<const Recording> recordings, double seconds);
 
    private:
     void append(const Recording &recording, const Clip &clip, Packed &packed) const;
+    Packed pack(std::span<const Recording> recordings) const;
     void run(const Packed &packed, float *logits) const;
 
     Model model_;

@@ -126,6 +126,12 @@ OrderedJson figures_of(const Bench &bench) {
             {"peak_rss_mb", peak_rss_mb()}};
 }
 
+OrderedJson shares_of(std::span<const StageShare> stages) {
+    OrderedJson shares = OrderedJson::object();
+    for (const StageShare &stage : stages) shares[stage.name] = stage.share;
+    return shares;
+}
+
 void print_clips(std::ostream &out, const OrderedJson &clips, int64_t top) {
     std::vector<Row> rows = {{"clip", "rows", "class", "confidence", concat("top ", top)}};
     for (const OrderedJson &clip : clips) rows.push_back(row_of(clip));
@@ -139,6 +145,12 @@ void print_figures(std::ostream &out, const OrderedJson &figures) {
         values.push_back(value.is_number_float() ? formatted("%.2f", value.get<double>()) : value.dump());
     }
     print_table(out, {names, values});
+}
+
+void print_shares(std::ostream &out, const OrderedJson &shares) {
+    std::vector<Row> rows = {{"time", "stage"}};
+    for (const auto &[name, share] : shares.items()) rows.push_back({percent(share.get<double>()), name});
+    print_table(out, rows);
 }
 
 std::string dump(const OrderedJson &document, int indent) {

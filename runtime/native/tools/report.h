@@ -26,11 +26,17 @@ OrderedJson results_of(const Recognizer &recognizer, std::span<const Recording> 
 /// Figures of repeated runs.
 OrderedJson figures_of(const Bench &bench);
 
+/// Shares of stages, by name.
+OrderedJson shares_of(std::span<const StageShare> stages);
+
 /// Table of the document's clips.
 void print_clips(std::ostream &out, const OrderedJson &clips, int64_t top);
 
 /// Table of figures.
 void print_figures(std::ostream &out, const OrderedJson &figures);
+
+/// Table of shares.
+void print_shares(std::ostream &out, const OrderedJson &shares);
 
 /// Text for a terminal: control characters of hostile names and lines become question marks.
 std::string printable(std::string text);

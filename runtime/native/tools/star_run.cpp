@@ -19,7 +19,7 @@ struct Options {
     int32_t threads = 0;
     int64_t top = 5, window = 64, hop = 16;
     int64_t bench = 0;  // seconds
-    bool json = false, self_test = false;
+    bool json = false, self_test = false, profile = false;
 };
 
 const std::map<std::string, star_precision> PRECISIONS = {{"fp32", STAR_PRECISION_FP32},
@@ -64,9 +64,11 @@ void declare(CLI::App &app, Options &options) {
         ->check(frames)
         ->needs(stream)
         ->capture_default_str();
-    app.add_flag("--bench{3}", options.bench,
-                 "Repeat one run of all clips for 3 seconds, or --bench=SECONDS, and print its times")
-        ->check(CLI::Range(int64_t{1}, MAX_BENCH));
+    CLI::Option *bench = app.add_flag("--bench{3}", options.bench,
+                                      "Repeat one run of all clips for 3 seconds, or --bench=SECONDS, and print its times")
+                             ->check(CLI::Range(int64_t{1}, MAX_BENCH));
+    app.add_flag("--profile", options.profile, "Then repeat it for as long again, and print where its time goes")
+        ->needs(bench);
     app.add_flag("--self-test", options.self_test, "Compare the golden clips' logits with the ones stored in the bundle");
     app.set_version_flag("--version", version());
     app.footer(
@@ -122,9 +124,12 @@ void run_clips(const Options &options, const BundleFiles &bundle, Recognizer &re
 void run_bench(const Options &options, const BundleFiles &bundle, Recognizer &recognizer) {
     const std::vector<Recording> recordings = read_clips(options, recognizer);
     OrderedJson report = report_of(bundle, recognizer);
-    report["bench"] = figures_of(recognizer.bench(recordings, static_cast<double>(options.bench)));
+    const auto seconds = static_cast<double>(options.bench);
+    report["bench"] = figures_of(recognizer.bench(recordings, seconds));
+    if (options.profile) report["profile"] = shares_of(recognizer.profile(recordings, seconds));
     print_document(options, report);
     print_figures(text(options), report["bench"]);
+    if (options.profile) print_shares(text(options), report["profile"]);
     text(options) << "from features to logits, with " << recognizer.describe() << "; next: star-run " << options.bundle
                   << " --self-test\n";
 }

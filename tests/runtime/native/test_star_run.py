@@ -344,10 +344,21 @@ def test_figures_of_repeated_runs(star_run: Run, exported_bundle: Path, clips: P
     assert 0 < figures["peak_rss_mb"] < 64
 
 
+def test_profile_of_repeated_runs(star_run: Run, exported_bundle: Path, clips: Path) -> None:
+    report = document(star_run(exported_bundle, clips, "--bench=1", "--profile", "--json"))
+    shares = list(report["profile"].values())
+    assert sum(shares) == pytest.approx(1)
+    assert shares == sorted(shares, reverse=True)
+    assert report["profile"]["sparse attention"] > 0
+    table = star_run(exported_bundle, clips, "--bench=1", "--profile").stdout.decode()
+    assert all(stage in table for stage in report["profile"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         ((), 2, "say what to recognise"),
+        (("--self-test", "--profile"), 2, "--bench"),
         (("--stream", "-", "--self-test"), 2, "choose one thing to do"),
         (("--self-test", "--bench"), 2, "--bench repeats clips"),
         (("--self-test", "--window", 3), 2, "--stream"),

@@ -150,6 +150,21 @@ STAR_API void star_context_free(star_context *context);
 STAR_API int32_t star_context_threads(const star_context *context);
 
 /**
+ * @brief Begin, or end, to measure where the time of this context's runs goes; what was measured before is dropped.
+ *
+ * Measuring costs a few percent of a run's time, and does not change its logits.
+ */
+STAR_API star_status star_context_profile(star_context *context, int32_t on);
+
+/**
+ * @brief Name of stage 0, 1, ... of a run, in no particular order of time; null beyond the last. It lives as long as the
+ * library.
+ * @param[out] seconds of all threads in this stage, since star_context_profile() began to measure. All stages together are
+ *     the runs' time on the clock times the threads.
+ */
+STAR_API const char *star_context_stage(const star_context *context, int32_t index, double *seconds);
+
+/**
  * @brief Logits of packed clips. A clip's logits are the same bits alone, in any batch and with any number of threads.
  *
  * Allocates only when the rows or clips are more than in any run of this context before.

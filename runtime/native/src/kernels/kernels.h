@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "model.h"
+#include "profile.h"
 
 namespace star {
 
@@ -106,6 +107,7 @@ struct Scratch {
     AlignedFloats packed, packed_hidden;  // activations of a tile, of a group, in the precision of the products
     AlignedFloats rows;                   // keys and values of one joint [tile_frames][2 * padded_dim]
     AlignedFloats hidden, logits;         // of the head, whole vectors
+    Profile profile;
 };
 
 /// The functions of one instruction set and precision. All work on one tile unless said otherwise.

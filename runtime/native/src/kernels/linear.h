@@ -20,10 +20,6 @@ constexpr int units(int channels) {
     return (channels + P::per_unit - 1) / P::per_unit;
 }
 
-/// Vectors [kRows][C] of a register tile.
-template <int C>
-using Block = Vector[kRows][C];
-
 /// sums[r][c] += scalars[i][r] * vectors[i][c] over i. One of the two are weights; with kTokenMajor the vectors are.
 template <class P, int C, bool kTokenMajor>
 [[gnu::always_inline]] inline void multiply(typename P::template Sum<kLanes> (&sums)[kRows][C],
@@ -49,10 +45,11 @@ template <class P, int C, bool kTokenMajor>
     }
 }
 
-/// Channel-major: result(output, block) for kRows outputs at a time of C vectors of tokens from `token` on.
-template <class P, int C, class Result>
-[[gnu::always_inline]] inline void linear_columns(const Linear &layer, const typename P::Unit *x, int stride, int token,
-                                                  const Result &result) {
+/// Channel-major: out = linear(x) of C vectors of tokens, whole blocks of outputs; x points to their first unit.
+///
+/// A function of its own that does nothing else: where more is inlined beside them, compilers keep the sums in memory.
+template <class P, int C>
+[[gnu::noinline]] void linear_columns(const Linear &layer, const typename P::Unit *x, int stride, float *out, int out_stride) {
     const auto *weights = reinterpret_cast<const typename P::Unit *>(layer.weights.get());
     const auto *start = reinterpret_cast<const int32_t *>(layer.start.get());
     const float *bias = layer.bias.get(), *scale = layer.scale.get();
@@ -70,18 +67,19 @@ template <class P, int C, class Result>
                 }
             }
         }
-        multiply<P, C, false>(sums, weights + static_cast<std::size_t>(output) * steps, kRows, x + token, stride, steps);
-        if constexpr (P::integer) {
-            Block<C> block;
+        multiply<P, C, false>(sums, weights + static_cast<std::size_t>(output) * steps, kRows, x, stride, steps);
+        float *to = out + static_cast<std::size_t>(output) * out_stride;
 #pragma GCC unroll 16
-            for (int r = 0; r < kRows; r++) {
+        for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 8
-                for (int c = 0; c < C; c++)
-                    block[r][c] = stdx::static_simd_cast<Vector>(sums[r][c]) * scale[output + r] + bias[output + r];
+            for (int c = 0; c < C; c++) {
+                if constexpr (P::integer) {
+                    store(to + r * out_stride + c * kLanes,
+                          stdx::static_simd_cast<Vector>(sums[r][c]) * scale[output + r] + bias[output + r]);
+                } else {
+                    store(to + r * out_stride + c * kLanes, sums[r][c]);
+                }
             }
-            result(output, block);
-        } else {
-            result(output, sums);
         }
     }
 }
@@ -99,52 +97,53 @@ template <class Body>
     for (; token + kLanes <= tokens; token += kLanes) body(token, std::integral_constant<int, 1>());
 }
 
-/// Token-major: result(row, output, block) for the tile's frames of one joint, which begin at `token`, kRows of them at a
-/// time, and every output, padded to whole vectors.
-template <class P, class Result>
-inline void linear_rows(const Linear &layer, const typename P::Unit *x, int stride, int token, const Result &result) {
+/// Token-major: out = linear(x) of kRows tokens and C vectors of outputs from `output` on; alone for the reason above.
+template <class P, int C>
+[[gnu::noinline]] void linear_block(const Linear &layer, const typename P::Unit *x, int stride, int output, float *out) {
+    const auto *weights = reinterpret_cast<const typename P::Unit *>(layer.weights.get()) + output;
+    const auto *start = reinterpret_cast<const uint32_t *>(layer.start.get()) + output;
+    const float *bias = layer.bias.get() + output, *scale = layer.scale.get() + output;
+    const int width = layer.outputs;
+    typename P::template Sum<kLanes> sums[kRows][C];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++) {
+            if constexpr (P::integer) {
+                sums[r][c] = load_bits<kLanes>(start + c * kLanes);
+            } else {
+                sums[r][c] = load<kLanes>(bias + c * kLanes);
+            }
+        }
+    }
+    multiply<P, C, true>(sums, x, stride, weights, width, units<P>(layer.inputs));
+    out += output;
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++) {
+            float *to = out + static_cast<std::size_t>(r) * width + c * kLanes;
+            if constexpr (P::integer) {
+                store(to, stdx::static_simd_cast<Vector>(sums[r][c]) * load<kLanes>(scale + c * kLanes) +
+                              load<kLanes>(bias + c * kLanes));
+            } else {
+                store(to, sums[r][c]);
+            }
+        }
+    }
+}
+
+/// Token-major: out [kTileFrames][outputs] = linear(x) of the tile's frames of one joint; x points to their first unit.
+template <class P>
+inline void linear_rows(const Linear &layer, const typename P::Unit *x, int stride, float *out) {
     static_assert(kTileFrames % kRows == 0);
-    const auto *weights = reinterpret_cast<const typename P::Unit *>(layer.weights.get());
-    const auto *start = reinterpret_cast<const uint32_t *>(layer.start.get());
-    const float *bias = layer.bias.get(), *scale = layer.scale.get();
-    const int steps = units<P>(layer.inputs), width = layer.outputs;  // a multiple of kLanes
-    const auto rows = [=](int row, int output, auto columns) {
-        constexpr int C = columns();
-        typename P::template Sum<kLanes> sums[kRows][C];
-#pragma GCC unroll 16
-        for (int r = 0; r < kRows; r++) {
-#pragma GCC unroll 8
-            for (int c = 0; c < C; c++) {
-                if constexpr (P::integer) {
-                    sums[r][c] = load_bits<kLanes>(start + output + c * kLanes);
-                } else {
-                    sums[r][c] = load<kLanes>(bias + output + c * kLanes);
-                }
-            }
-        }
-        multiply<P, C, true>(sums, x + token + row, stride, weights + output, width, steps);
-        if constexpr (P::integer) {
-            Block<C> block;
-#pragma GCC unroll 16
-            for (int r = 0; r < kRows; r++) {
-#pragma GCC unroll 8
-                for (int c = 0; c < C; c++) {
-                    const int column = output + c * kLanes;
-                    block[r][c] = stdx::static_simd_cast<Vector>(sums[r][c]) * load<kLanes>(scale + column) +
-                                  load<kLanes>(bias + column);
-                }
-            }
-            result(row, output, block);
-        } else {
-            result(row, output, sums);
-        }
-    };
-    for (int row = 0; row < kTileFrames; row += kRows) {
+    const int width = layer.outputs;  // a multiple of kLanes
+    for (int row = 0; row < kTileFrames; row += kRows, out += static_cast<std::size_t>(kRows) * width) {
         int output = 0;
         for (; output + kColumns * kLanes <= width; output += kColumns * kLanes)
-            rows(row, output, std::integral_constant<int, kColumns>());
-        for (; output + 2 * kLanes <= width; output += 2 * kLanes) rows(row, output, std::integral_constant<int, 2>());
-        for (; output < width; output += kLanes) rows(row, output, std::integral_constant<int, 1>());
+            linear_block<P, kColumns>(layer, x + row, stride, output, out);
+        for (; output + 2 * kLanes <= width; output += 2 * kLanes) linear_block<P, 2>(layer, x + row, stride, output, out);
+        for (; output < width; output += kLanes) linear_block<P, 1>(layer, x + row, stride, output, out);
     }
 }
 
@@ -171,25 +170,25 @@ class Activations {
         }
     }
 
-    /// R channels from `channel` on, a multiple of per_unit. There is room for whole register tiles; what stands beyond the
-    /// last channel in its unit must be zeros.
-    template <int R, int C>
-    void put(int channel, int token, const Vector (&values)[R][C]) const {
-        static_assert(R % P::per_unit == 0);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; r += P::per_unit) {
+    /// Puts value(channel, c) for every channel, of C vectors of tokens from `token` on; beyond the last one in its unit
+    /// zeros.
+    template <int C, class Value>
+    [[gnu::always_inline]] void put(int token, const Value &value) const {
+        constexpr int kUnit = P::per_unit;
+        for (int channel = 0; channel < channels_; channel += kUnit) {
 #pragma GCC unroll 8
             for (int c = 0; c < C; c++) {
-                if constexpr (!P::packed) {
-                    store(floats_ + static_cast<std::size_t>(channel + r) * stride_ + token + c * kLanes, values[r][c]);
-                } else {
-                    Vector channels[P::per_unit];
+                Vector values[kUnit];
 #pragma GCC unroll 4
-                    for (int i = 0; i < P::per_unit; i++) channels[i] = values[r + i][c];
-                    P::template pack<kLanes>(channels, inverse_scale_)
-                        .copy_to(
-                            packed_ + static_cast<std::size_t>((channel + r) / P::per_unit) * stride_ + token + c * kLanes,
-                            stdx::element_aligned);
+                for (int i = 0; i < kUnit; i++) {
+                    values[i] = 0;
+                    if (channel + i < channels_) values[i] = value(channel + i, c);
+                }
+                const std::size_t at = static_cast<std::size_t>(channel / kUnit) * stride_ + token + c * kLanes;
+                if constexpr (P::packed) {
+                    P::template pack<kLanes>(values, inverse_scale_).copy_to(packed_ + at, stdx::element_aligned);
+                } else {
+                    store(floats_ + at, values[0]);
                 }
             }
         }
@@ -198,22 +197,10 @@ class Activations {
     /// Packs what stands in `floats`.
     void pack(int tokens) const {
         if constexpr (P::packed) {
-            for_token_groups(tokens, [&](int token, auto columns) {
-                constexpr int C = columns();
-                for (int channel = 0; channel < channels_; channel += P::per_unit) {
-                    Vector values[P::per_unit][C];
-#pragma GCC unroll 4
-                    for (int i = 0; i < P::per_unit; i++) {
-#pragma GCC unroll 8
-                        for (int c = 0; c < C; c++) {
-                            values[i][c] = 0;
-                            if (channel + i < channels_)
-                                values[i][c] = load<kLanes>(floats_ + static_cast<std::size_t>(channel + i) * stride_ + token +
-                                                            c * kLanes);
-                        }
-                    }
-                    put<P::per_unit, C>(channel, token, values);
-                }
+            for_token_groups(tokens, [this](int token, auto columns) {
+                put<columns()>(token, [=, this](int channel, int c) {
+                    return load<kLanes>(floats_ + static_cast<std::size_t>(channel) * stride_ + token + c * kLanes);
+                });
             });
         }
     }

@@ -72,6 +72,7 @@ inline void encoder_tail(const Shape &shape, const Encoder &encoder, const float
                          float *out, Scratch &scratch) {
     const int dim = shape.dim, stride = shape.stride;
     float *residual = scratch.b.get(), *hidden = scratch.c.get(), *sum = scratch.d.get();
+    Profile &profile = scratch.profile;
     const Activations<First> first_input(residual, scratch.packed.get(), dim, kGroupTokens,
                                          encoder.linear1.inverse_input_scale);
     const Activations<Second> second_input(hidden, scratch.packed_hidden.get(), dim, kGroupTokens,
@@ -79,8 +80,8 @@ inline void encoder_tail(const Shape &shape, const Encoder &encoder, const float
     const float *gain1 = encoder.norm1.weight.get(), *bias1 = encoder.norm1.bias.get();
     const float *gain2 = encoder.norm2.weight.get(), *bias2 = encoder.norm2.bias.get();
     // captured by value throughout: vector stores may alias anything, and what they may alias would be loaded anew after each
-    for_token_groups(shape.tokens, [=, &encoder](int token, auto columns) {
-        constexpr int C = columns(), kUnit = First::per_unit;
+    for_token_groups(shape.tokens, [=, &encoder, &profile](int token, auto columns) {
+        constexpr int C = columns();
         const auto at = [=](int channel, int c) { return static_cast<std::size_t>(channel) * stride + token + c * kLanes; };
         const auto here = [](int channel, int c) { return channel * kGroupTokens + c * kLanes; };
 
@@ -93,44 +94,28 @@ inline void encoder_tail(const Shape &shape, const Encoder &encoder, const float
             for (int c = 0; c < C; c++) first_moments.add(channel, c, first_sum(channel, c));
         }
         const Normaliser<C> first_norm(dim, first_moments);
-        for (int channel = 0; channel < dim; channel += kUnit) {
-            Vector values[kUnit][C];
-#pragma GCC unroll 4
-            for (int i = 0; i < kUnit; i++) {
-#pragma GCC unroll 8
-                for (int c = 0; c < C; c++) {
-                    values[i][c] = 0;
-                    if (channel + i >= dim) continue;
-                    values[i][c] = first_norm(c, first_sum(channel + i, c)) * gain1[channel + i] + bias1[channel + i];
-                    if constexpr (First::packed) store(residual + here(channel + i, c), values[i][c]);
-                }
-            }
-            first_input.template put<kUnit, C>(channel, 0, values);
-        }
-
-        linear_columns<First, C>(encoder.linear1, first_input.units(), kGroupTokens, 0, [=](int output, Block<C> &block) {
-#pragma GCC unroll 16
-            for (int r = 0; r < kRows; r++) {
-#pragma GCC unroll 8
-                for (int c = 0; c < C; c++) block[r][c] = silu(block[r][c]);
-            }
-            second_input.template put<kRows, C>(output, 0, block);
+        first_input.template put<C>(0, [=](int channel, int c) {
+            const Vector value = first_norm(c, first_sum(channel, c)) * gain1[channel] + bias1[channel];
+            if constexpr (First::packed) store(residual + here(channel, c), value);
+            return value;
         });
+        profile.end(Stage::first_norm);
 
+        linear_columns<First, C>(encoder.linear1, first_input.units(), kGroupTokens, hidden, kGroupTokens);
+        second_input.template put<C>(0, [=](int channel, int c) { return silu(load<kLanes>(hidden + here(channel, c))); });
+        profile.end(Stage::first_linear);
+
+        linear_columns<Second, C>(encoder.linear2, second_input.units(), kGroupTokens, sum, kGroupTokens);
         Moments<C> second_moments;
-        linear_columns<Second, C>(encoder.linear2, second_input.units(), kGroupTokens, 0,
-                                  [=, &second_moments](int output, Block<C> &block) {
-#pragma GCC unroll 16
-                                      for (int r = 0; r < kRows; r++) {
-                                          if (output + r >= dim) continue;
+        for (int channel = 0; channel < dim; channel++) {
 #pragma GCC unroll 8
-                                          for (int c = 0; c < C; c++) {
-                                              block[r][c] += load<kLanes>(residual + here(output + r, c));
-                                              store(sum + here(output + r, c), block[r][c]);
-                                              second_moments.add(output + r, c, block[r][c]);
-                                          }
-                                      }
-                                  });
+            for (int c = 0; c < C; c++) {
+                const Vector value = load<kLanes>(sum + here(channel, c)) + load<kLanes>(residual + here(channel, c));
+                store(sum + here(channel, c), value);
+                second_moments.add(channel, c, value);
+            }
+        }
+        profile.end(Stage::second_linear);
         const Normaliser<C> second_norm(dim, second_moments);
         for (int channel = 0; channel < dim; channel++) {
 #pragma GCC unroll 8
@@ -140,6 +125,7 @@ inline void encoder_tail(const Shape &shape, const Encoder &encoder, const float
                 store(out + at(channel, c), value);
             }
         }
+        profile.end(Stage::second_norm);
     });
 }
 
@@ -311,6 +297,7 @@ struct StarKernels {
         const Shape &shape = weights.shape;
         const std::size_t n = shape.stride, row = static_cast<std::size_t>(shape.joints) * shape.channels;
         float *in = scratch.a.get();
+        scratch.profile.begin();
         for (int joint = 0; joint < shape.joints; joint++) {
             for (int c = 0; c < shape.channels; c++) {
                 const int at = joint * shape.channels + c;
@@ -319,20 +306,16 @@ struct StarKernels {
                     to[f] = f < frames ? features[f * row + at] * weights.input_scale[at] + weights.input_shift[at] : 0.0f;
             }
         }
+        float *embedded = scratch.e.get();
         for_token_groups(shape.tokens, [&](int token, auto columns) {
-            constexpr int C = columns();
-            linear_columns<Float32, C>(weights.embedding, in, shape.stride, token, [&](int output, Block<C> &block) {
-                for (int r = 0; r < kRows && output + r < shape.dim; r++) {
-                    for (int c = 0; c < C; c++) store(x + (output + r) * n + token + c * kLanes, block[r][c]);
-                }
-            });
+            linear_columns<Float32, columns()>(weights.embedding, in + token, shape.stride, embedded + token, shape.stride);
         });
         for (int c = 0; c < shape.dim; c++) {
-            for (int token = 0; token < shape.tokens; token += kLanes) {
-                float *at = x + c * n + token;
-                store(at, load<kLanes>(at) + load<kLanes>(positions + c * kTileFrames + token % kTileFrames));
-            }
+            for (int token = 0; token < shape.tokens; token += kLanes)
+                store(x + c * n + token, load<kLanes>(embedded + c * n + token) +
+                                             load<kLanes>(positions + c * kTileFrames + token % kTileFrames));
         }
+        scratch.profile.end(Stage::embedding);
     }
 
     static void add_state(const Weights &weights, int layer, const float *x, int frames, bool first, float *state,
@@ -341,26 +324,23 @@ struct StarKernels {
         const Linear &key_value = weights.layers[layer].temporal.key_value;
         float *keys = scratch.rows.get(), *values = keys + shape.padded_dim;
         const std::size_t row = 2 * shape.padded_dim;
+        scratch.profile.begin();
         with_policy<P>(key_value, [&](auto policy) {
             using Q = decltype(policy);
             const auto *units = packed_input<Q>(shape, key_value, x, scratch);
             const int padded_dim = shape.padded_dim;
             for (int joint = 0; joint < shape.joints; joint++) {
-                linear_rows<Q>(key_value, units, shape.stride, joint * kTileFrames, [=](int frame, int output, auto &block) {
-                    constexpr int C = std::extent_v<std::remove_reference_t<decltype(block)>, 1>;
-#pragma GCC unroll 16
-                    for (int r = 0; r < kRows; r++) {
-#pragma GCC unroll 8
-                        for (int c = 0; c < C; c++) {
-                            const int column = output + c * kLanes;
-                            store(keys + (frame + r) * row + column, column < padded_dim ? phi(block[r][c]) : block[r][c]);
-                        }
-                    }
-                });
+                linear_rows<Q>(key_value, units + joint * kTileFrames, shape.stride, keys);
+                for (int frame = 0; frame < kTileFrames; frame++) {
+                    for (int c = 0; c < padded_dim; c += kLanes)
+                        store(keys + frame * row + c, phi(load<kLanes>(keys + frame * row + c)));
+                }
+                scratch.profile.end(Stage::state_projection);
                 add_products(shape, keys, values, frames, first,
                              state + static_cast<std::size_t>(joint) * shape.dim * shape.head_dim);
                 add_keys(shape, keys, frames, first,
                          state + shape.state_products() + static_cast<std::size_t>(joint) * shape.padded_dim);
+                scratch.profile.end(Stage::state_sums);
             }
         });
     }
@@ -369,8 +349,11 @@ struct StarKernels {
         const Shape &shape = weights.shape;
         const Layer &layer = weights.layers[index];
         float *qkv = scratch.a.get(), *spatial = scratch.e.get();
+        Profile &profile = scratch.profile;
 
-        project(shape, layer.spatial.qkv, x, qkv, scratch, [](auto value) { return value; });
+        profile.begin();
+        project<false>(shape, layer.spatial.qkv, x, qkv, scratch);
+        profile.end(Stage::spatial_projection);
         with_block(shape.head_dim, [&](auto block) {
             if (shape.head_dim == block()) {
                 sparse_attention<block(), true>(weights, qkv, scratch.d.get());
@@ -378,11 +361,14 @@ struct StarKernels {
                 sparse_attention<block(), false>(weights, qkv, scratch.d.get());
             }
         });
+        profile.end(Stage::sparse_attention);
         finish(shape, layer.spatial, qkv, x, nullptr, spatial, scratch);
 
         float *query = qkv, *attended = qkv + shape.tile_size();
-        project(shape, layer.temporal.query, x, query, scratch, [](auto value) { return phi(value); });
+        project<true>(shape, layer.temporal.query, x, query, scratch);
+        profile.end(Stage::temporal_projection);
         with_block(shape.head_dim, [&](auto block) { linear_attention<block()>(shape, query, state, attended); });
+        profile.end(Stage::linear_attention);
         finish(shape, layer.temporal, attended, x, spatial, x, scratch);
     }
 
@@ -448,24 +434,22 @@ struct StarKernels {
         return input.units();
     }
 
-    /// out = function(linear(x)), channel-major.
-    template <class Function>
-    static void project(const Shape &shape, const Linear &linear, const float *x, float *out, Scratch &scratch,
-                        const Function &function) {
+    /// out = linear(x), channel-major, or phi of it.
+    template <bool kPhi>
+    static void project(const Shape &shape, const Linear &linear, const float *x, float *out, Scratch &scratch) {
         with_policy<P>(linear, [&](auto policy) {
             using Q = decltype(policy);
             const auto *units = packed_input<Q>(shape, linear, x, scratch);
-            const std::size_t stride = shape.stride;
-            for_token_groups(shape.tokens, [=, &linear](int token, auto columns) {
+            for_token_groups(shape.tokens, [&](int token, auto columns) {
                 constexpr int C = columns();
-                linear_columns<Q, C>(linear, units, stride, token, [=](int output, Block<C> &block) {
-#pragma GCC unroll 16
-                    for (int r = 0; r < kRows; r++) {
+                linear_columns<Q, C>(linear, units + token, shape.stride, out + token, shape.stride);
+                for (int output = 0; kPhi && output < shape.dim; output++) {
 #pragma GCC unroll 8
-                        for (int c = 0; c < C; c++)
-                            store(out + (output + r) * stride + token + c * kLanes, function(block[r][c]));
+                    for (int c = 0; c < C; c++) {
+                        float *at = out + static_cast<std::size_t>(output) * shape.stride + token + c * kLanes;
+                        store(at, phi(load<kLanes>(at)));
                     }
-                });
+                }
             });
         });
     }
@@ -489,6 +473,7 @@ struct StarKernels {
         const auto outputs_from = [&](int output, auto columns) {
             constexpr int C = columns();
             typename Q::template Sum<kLanes> sums[C];
+#pragma GCC unroll 8
             for (int c = 0; c < C; c++) sums[c] = 0;
             for (int step = 0; step < steps; step++) {
                 const auto *row = weights + static_cast<std::size_t>(step) * linear.outputs + output;
@@ -497,6 +482,7 @@ struct StarKernels {
                 for (int c = 0; c < C; c++)
                     Q::template multiply_add<kLanes>(sums[c], Q::template vector<kLanes>(row + c * kLanes), scalar);
             }
+#pragma GCC unroll 8
             for (int c = 0; c < C; c++) {
                 const int at = output + c * kLanes;
                 Vector value;
