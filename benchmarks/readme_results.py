@@ -204,9 +204,30 @@ def _promises(records: dict[str, Any]) -> str:
         "| --- | ---: |" + " ---: |" * len(records),
     ]
     lines += [
-        f"| {what} | {bound} | " + " | ".join(found[what].get(name, "") for name in records) + " |" for what, bound in asked.items()
+        f"| {what} | {bound} | " + " | ".join(found[what].get(name, "") for name in records) + " |"
+        for what, bound in asked.items()
+    ]
+    ceilings = " and ".join(f"{_ceiling(record):.1f} times on the {record['host']['cpu']}" for record in records.values())
+    lines += [
+        "",
+        f"No fp32 engine can be faster at `1x300` than the fastest fp32 peer by more than its distance from the limit: {ceilings}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _ceiling(record: dict[str, Any]) -> float:
+    """Time of the fastest fp32 peer of STAR-64 over the limit."""
+    report = record["bench"]["star-64"]
+    floor = next(limit["floor_ms"] for limit in report["limit"] if limit["workload"] == "1x300")
+    peers = (
+        row["median_ms"]
+        for row in report["results"]
+        if row["workload"] == "1x300"
+        and row["precision"] == "fp32"
+        and row["correct"]
+        and not row["engine"].startswith("native")
+    )
+    return min(filter(None, peers)) / floor
 
 
 def _found(line: dict[str, Any]) -> str:
