@@ -172,8 +172,8 @@ def _finish(bundle: Path, data: str, seconds: float, failed: list[str], output: 
             "-" if row.passed is None else "passed" if row.passed else "failed",
         )
     output.console.print(table)
-    for statement in (latency.statement for latency in bench.latency if latency.workload == SHOWN):
-        output.console.print(statement)
+    for gate in (gate for gate in bench.latency if gate.workload == SHOWN):
+        output.console.print(f"{gate.engine} {gate.mode}: {gate.statement}")
     output.console.print(f"all of it on one page: {bundle / 'reports' / 'report.html'}")
     output.console.print(
         f"{bundle}  {sum(entry.bytes for entry in opened.manifest.files.values()) / 1e6:.1f} MB, made in {seconds:.0f} s, "
