@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from runtime.errors import InputError
-from runtime.skeleton import Skeleton
 
 if TYPE_CHECKING:
+    from runtime.skeleton import Skeleton
     from star_edge.models.star import Star, StarConfig
 
 # name -> fields of StarConfig that make the variant

@@ -1,0 +1,244 @@
+"""The whole STAR-64 on an NVIDIA GPU beside the naive float64 model: odd batches, tails, guard bands, streams, graphs.
+
+Needs torch with CUDA, numpy, pytest and nvcc; star-edge need not be installed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from runtime.native.cuda import library as cuda
+from runtime.native.cuda.star_weights import pack_weights
+from star_edge.models.naive import star
+
+torch = pytest.importorskip("torch")
+if not torch.cuda.is_available():
+    pytest.skip("no NVIDIA GPU, or torch without CUDA", allow_module_level=True)
+if cuda.find_nvcc() is None:
+    pytest.skip("no nvcc to build the kernels with", allow_module_level=True)
+
+TOLERANCE = 5e-3  # of fp16, relative to the largest logit: the design's
+CLASSES, HIDDEN, LAYERS, CHANNELS = 7, 128, 5, 9
+GUARD = 1024  # bytes round every buffer
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    major, minor = torch.cuda.get_device_capability()
+    return cuda.load(cuda.build((10 * major + minor,), tmp_path_factory.mktemp("cuda"))[0])
+
+
+class Guarded:
+    """Device memory between two bands that nothing may write."""
+
+    def __init__(self, count: int, dtype: torch.dtype) -> None:
+        size = count * torch.empty(0, dtype=dtype).element_size()
+        self._whole = torch.full((GUARD + -(-size // 256) * 256 + GUARD,), 0xFF, dtype=torch.uint8, device="cuda")  # NaNs
+        self.values = self._whole[GUARD : GUARD + size].view(dtype)
+        self._bands = (self._whole[:GUARD], self._whole[GUARD + size :])
+
+    def check(self) -> None:
+        assert all(bool((band == 0xFF).all()) for band in self._bands)
+
+
+def skeleton(joints: int) -> tuple[tuple[int, int], ...]:
+    """A chain, each joint with those up to three away."""
+    return tuple((i, j) for i in range(joints) for j in range(joints) if abs(i - j) <= 3)
+
+
+def state_dict(joints: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+
+    def linear(path: str, outputs: int, inputs: int, bias: bool = True) -> dict[str, np.ndarray]:
+        entries = {f"{path}.weight": rng.normal(0, inputs**-0.5, (outputs, inputs))}
+        return {**entries, f"{path}.bias": rng.normal(0, 0.1, outputs)} if bias else entries
+
+    def norm(path: str) -> dict[str, np.ndarray]:
+        return {f"{path}.weight": rng.uniform(0.5, 1.5, 64), f"{path}.bias": rng.normal(0, 0.1, 64)}
+
+    inputs = joints * CHANNELS
+    state = {
+        "input_norm.weight": rng.uniform(0.5, 1.5, inputs),
+        "input_norm.bias": rng.normal(0, 0.1, inputs),
+        "input_norm.running_mean": rng.normal(0, 0.1, inputs),
+        "input_norm.running_var": rng.uniform(0.5, 1.5, inputs),
+        **linear("embedding", 64, CHANNELS),
+        "context.weight": rng.normal(0, 0.1, (64, 64)),
+        **linear("head.hidden", HIDDEN, joints * 64),
+        **linear("head.output", CLASSES, HIDDEN),
+    }
+    for layer, branch in itertools.product(range(LAYERS), ("spatial", "temporal")):
+        path = f"layers.{layer}.{branch}"
+        state |= linear(f"{path}.qkv", 192, 64, bias=False) | norm(f"{path}.norm1") | norm(f"{path}.norm2")
+        state |= linear(f"{path}.linear1", 64, 64) | linear(f"{path}.linear2", 64, 64)
+    return state
+
+
+class Model:
+    """Weights on the device, and runs in guarded memory."""
+
+    def __init__(self, library: ctypes.CDLL, joints: int) -> None:
+        self.library, self.joints, self.edges = library, joints, skeleton(joints)
+        self.state = state_dict(joints)
+        self._naive: dict[tuple[bytes, tuple[int, ...]], np.ndarray] = {}  # slow, and asked for again for each size of tiles
+        packed = pack_weights(self.state, self.edges, joints=joints, channels=CHANNELS, layers=LAYERS)
+        self._arrays = {name: torch.from_numpy(array).cuda() for name, array in packed.items()}
+        self.weights = cuda.Weights(**{name: array.data_ptr() for name, array in self._arrays.items()})
+
+    def sizes(self, frames: int, clips: int, tile_rows: int = 0) -> cuda.Sizes:
+        return cuda.Sizes(self.joints, CHANNELS, CLASSES, LAYERS, HIDDEN, len(self.edges), frames, clips, tile_rows)
+
+    def prepare(self, features: np.ndarray, lengths: Sequence[int], tail: int = 0, tile_rows: int = 0) -> SimpleNamespace:
+        """Buffers with room for ``tail`` more frames; all that is not given holds NaN."""
+        sizes = self.sizes(len(features) + tail, len(lengths), tile_rows)
+        run = SimpleNamespace(sizes=sizes)
+        run.features = Guarded((len(features) + tail) * self.joints * CHANNELS, torch.float32)
+        run.features.values[: features.size].copy_(torch.from_numpy(features.ravel()))
+        run.cu_seqlens = Guarded(len(lengths) + 1, torch.int32)
+        run.cu_seqlens.values.copy_(torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)))
+        run.workspace = Guarded(self.library.star_cuda_workspace(sizes), torch.uint8)
+        run.logits = Guarded(len(lengths) * CLASSES, torch.float32)
+        return run
+
+    def launch(self, run: SimpleNamespace, stream: int | None = None) -> None:
+        error = self.library.star_cuda_run(
+            run.sizes, self.weights, run.features.values.data_ptr(), run.cu_seqlens.values.data_ptr(),
+            run.workspace.values.data_ptr(), run.logits.values.data_ptr(), stream,
+        )  # fmt: skip
+        assert error == 0
+
+    def logits(self, features: np.ndarray, lengths: Sequence[int], tail: int = 0, tile_rows: int = 0) -> np.ndarray:
+        run = self.prepare(features, lengths, tail, tile_rows)
+        torch.cuda.synchronize()
+        self.launch(run)
+        torch.cuda.synchronize()
+        for part in (run.features, run.cu_seqlens, run.workspace, run.logits):
+            part.check()
+        return run.logits.values.view(len(lengths), CLASSES).cpu().numpy()
+
+    def naive(self, features: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+        key = (features.tobytes(), tuple(lengths))
+        if key not in self._naive:
+            config = SimpleNamespace(layers=LAYERS, edges=self.edges, heads=8)
+            self._naive[key] = star(config, self.state, features, np.cumsum([0, *lengths]))
+        return self._naive[key]
+
+
+@pytest.fixture(scope="module")
+def model(library: ctypes.CDLL) -> Model:
+    return Model(library, 25)
+
+
+def features_of(frames: int, joints: int, seed: int = 1) -> np.ndarray:
+    """A body that moves round a pose, which it keeps: what averages to nothing over a clip would have logits of nothing but error."""
+    rng = np.random.default_rng(seed)
+    pose = rng.normal(0, 1, (joints, CHANNELS))
+    return (pose + rng.normal(0, 0.3, (frames, joints, CHANNELS))).astype(np.float32)
+
+
+def check_close(found: np.ndarray, expected: np.ndarray) -> None:
+    assert np.isfinite(found).all()
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("tile_rows", [128, 192])
+@pytest.mark.parametrize(
+    "lengths", [[1], [5], [6], [7], [10], [11], [32], [1, 1, 1], [0, 7, 0, 0, 13, 0], [3, 64, 21]], ids=str
+)
+def test_equals_the_naive_model(model: Model, lengths: list[int], tile_rows: int) -> None:
+    features = features_of(sum(lengths), 25)
+    found = model.logits(features, lengths, tile_rows=tile_rows)
+    check_close(found, model.naive(features, lengths))
+
+
+def test_nothing_but_empty_clips(model: Model) -> None:
+    found = model.logits(features_of(0, 25), [0, 0], tail=1)  # there is room for a frame at least
+    expected = model.naive(features_of(1, 25), [0, 1])[0]  # the reference takes at least one row
+    check_close(found, np.stack([expected, expected]))
+
+
+@pytest.mark.parametrize("joints", [1, 2, 15, 17, 20, 33, 64])
+def test_other_skeletons(library: ctypes.CDLL, joints: int) -> None:
+    other = Model(library, joints)
+    features = features_of(12, joints)
+    check_close(other.logits(features, [9, 3]), other.naive(features, [9, 3]))
+
+
+def test_a_long_clip(model: Model) -> None:
+    features = features_of(300, 25)
+    check_close(model.logits(features, [300]), model.naive(features, [300]))
+
+
+@pytest.mark.parametrize("tile_rows", [128, 192])
+def test_a_clip_has_the_same_bits_in_any_batch(model: Model, tile_rows: int) -> None:
+    lengths = [32, 1, 0, 300, 7, 64, 150]
+    features = features_of(sum(lengths), 25)
+    together = model.logits(features, lengths, tail=50, tile_rows=tile_rows)
+    assert (together == model.logits(features, lengths, tile_rows=tile_rows)).all()
+    ends = np.cumsum(lengths)
+    for clip, (length, end) in enumerate(zip(lengths, ends, strict=True)):
+        if length:
+            alone = model.logits(features[end - length : end], [length], tile_rows=tile_rows)
+            assert (alone[0] == together[clip]).all(), clip
+
+
+def test_many_clips_and_many_frames(model: Model) -> None:
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(0, 40, 1024).tolist()
+    features = features_of(sum(lengths), 25)
+    together = model.logits(features, lengths)
+    for clip in (0, 500, 1023):
+        end = int(np.sum(lengths[: clip + 1]))
+        if lengths[clip]:
+            assert (
+                model.logits(features[end - lengths[clip] : end], [lengths[clip]], tile_rows=192)[0] == together[clip]
+            ).all()
+    assert np.isfinite(model.logits(features_of(100_000, 25), [100_000])).all()
+
+
+def test_two_streams_at_once(model: Model) -> None:
+    features = [features_of(120, 25, seed) for seed in (5, 6)]
+    expected = [model.logits(part, [50, 70]) for part in features]
+    runs = [model.prepare(part, [50, 70]) for part in features]
+    streams = [torch.cuda.Stream() for _ in runs]
+    torch.cuda.synchronize()
+    for _ in range(20):
+        for run, stream in zip(runs, streams, strict=True):
+            model.launch(run, stream.cuda_stream)
+    torch.cuda.synchronize()
+    for run, logits in zip(runs, expected, strict=True):
+        assert (run.logits.values.view(2, CLASSES).cpu().numpy() == logits).all()
+
+
+def test_a_captured_run_is_replayed_on_new_clips(model: Model) -> None:
+    """The same graph on other features and other, shorter clips in the same memory."""
+    run = model.prepare(features_of(200, 25), [120, 80])
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph, stream=stream):
+        model.launch(run, torch.cuda.current_stream().cuda_stream)
+    for lengths in ([120, 80], [33, 0], [1, 199]):
+        features = features_of(sum(lengths), 25, seed=sum(lengths))
+        run.features.values.fill_(float("nan"))
+        run.features.values[: features.size].copy_(torch.from_numpy(features.ravel()))
+        run.cu_seqlens.values.copy_(torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)))
+        graph.replay()
+        torch.cuda.synchronize()
+        found = run.logits.values.view(2, CLASSES).cpu().numpy()
+        assert (found == model.logits(features, lengths, tile_rows=run.sizes.tile_rows)).all()
+
+
+def test_sizes_that_cannot_be_run_are_refused(model: Model) -> None:
+    run = model.prepare(features_of(5, 25), [5])
+    for field, value in [("joints", 0), ("joints", 65), ("clips", 0), ("frames", 0), ("layers", 0), ("tile_rows", 100)]:
+        sizes = model.sizes(5, 1)
+        setattr(sizes, field, value)
+        with pytest.raises(AssertionError):
+            model.launch(SimpleNamespace(**{**vars(run), "sizes": sizes}))
+    assert model.library.star_cuda_workspace(model.sizes(0, 1)) == 0

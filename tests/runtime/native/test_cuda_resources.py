@@ -1,0 +1,24 @@
+"""What the compiler says of the CUDA kernels: nothing spilled and no local memory, for every processor they are built for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from runtime.native.cuda import library as cuda
+
+ARCHITECTURES = (87, 90, 110)  # Orin, Hopper, Thor
+
+
+@pytest.mark.skipif(cuda.find_nvcc() is None, reason="no nvcc to build the kernels with")
+def test_kernels_keep_everything_in_registers(tmp_path: Path) -> None:
+    """Warnings are errors in the build itself."""
+    _, report = cuda.build(ARCHITECTURES, tmp_path)
+    kernels = re.findall(r"Compiling entry function '(\w+)' for '(sm_\d+)'", report)
+    assert {architecture for _, architecture in kernels} == {f"sm_{number}" for number in ARCHITECTURES}
+    assert sum("layer_kernel" in name for name, _ in kernels) == 2 * len(ARCHITECTURES)
+    used = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
+    assert len(used) == len(kernels)
+    assert set(used) == {("0", "0", "0")}
