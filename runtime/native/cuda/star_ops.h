@@ -3,12 +3,12 @@
  * @brief The four `Star*` ops on an NVIDIA GPU, one entry point each: what the TensorRT plugins call.
  *
  * Plain entry points: no allocation, no synchronisation, grids from static bounds alone, so that a call can be captured in a
- * CUDA graph. Tensors, `cu_seqlens` and workspaces are device memory, 16-byte aligned; shapes, formats and neighbours are read
- * on the host, before the call returns. Sums and everything between input and output are float32.
+ * CUDA graph. Tensors, `cu_seqlens` and the workspace are device memory, 16-byte aligned; shapes, formats and neighbours are
+ * read on the host, before the call returns. Sums and everything between input and output are float32.
  *
- * `cu_seqlens` [clips + 1] is read on the device and unchecked there: it must begin with 0, not descend, and end at `frames` at
- * most. Tensors may have room for more frames than its last value: rows behind it are neither read nor written. Clips may be
- * empty. A clip's result is the same bits in every run, in any batch and in tensors of any capacity.
+ * `cu_seqlens` [clips + 1] is read on the device and unchecked there: it must begin with 0, not descend, and end at `frames`
+ * at most. Tensors may have room for more frames than its last value: rows behind it are neither read nor written. Clips may
+ * be empty. A clip's result is the same bits in every run, in any batch and in tensors of any capacity.
  *
  * Every call returns what its launches returned; cudaErrorInvalidValue, with nothing launched, for what it cannot run.
  */
@@ -29,6 +29,8 @@ extern "C" {
 
 /** Most joints of a skeleton. */
 #define STAR_CUDA_MOST_JOINTS 64
+/** Most channels of the context attention. */
+#define STAR_CUDA_MOST_POOLED 1024
 
 /** Element type of an op's tensors, inputs and outputs alike. */
 typedef enum star_cuda_type { STAR_CUDA_FP32 = 0, STAR_CUDA_FP16 = 1, STAR_CUDA_INT8 = 2 } star_cuda_type;
@@ -77,19 +79,16 @@ STAR_CUDA_API cudaError_t star_cuda_segmented_linear_attention(const star_cuda_s
                                                                float eps, const void *qkv, const int32_t *cu_seqlens,
                                                                void *workspace, void *out, cudaStream_t stream);
 
-/** Bytes of workspace of the context attention; 0 for a shape it cannot run. Never less for more frames or clips. */
-STAR_CUDA_API size_t star_cuda_context_attention_workspace(const star_cuda_shape *shape);
-
 /**
  * StarContextAttention: c = tanh(mean(x) W) of each clip's frames, out = mean(sigmoid(x . c) x), joint by joint; zeros for an
  * empty clip.
- * @param x [F, V, C] of the format. @param weight [C, C], input by output, of `weight_type`, FP32 or FP16.
+ * @param x [F, V, C] of the format, C at most STAR_CUDA_MOST_POOLED. @param weight [C, C], input by output, of `weight_type`,
+ * FP32 or FP16.
  * @param out [B, V, C] of the format.
  */
 STAR_CUDA_API cudaError_t star_cuda_context_attention(const star_cuda_shape *shape, const star_cuda_format *format,
                                                       star_cuda_type weight_type, const void *x, const void *weight,
-                                                      const int32_t *cu_seqlens, void *workspace, void *out,
-                                                      cudaStream_t stream);
+                                                      const int32_t *cu_seqlens, void *out, cudaStream_t stream);
 
 #ifdef __cplusplus
 }
