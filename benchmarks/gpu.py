@@ -35,6 +35,9 @@ sys.path[:0] = [str(REPOSITORY), str(HERE)]
 
 from gpu_peers import Peer  # noqa: E402
 
+from runtime.files import write_atomic  # noqa: E402
+from runtime.native.cuda.library import find_nvcc  # noqa: E402
+
 TESTS = "tests/runtime/native/test_cuda_model.py"
 JOINTS = 25
 WORKLOADS = {
@@ -48,9 +51,9 @@ Call = Callable[[], torch.Tensor]
 COMPILED = ("1x300", "64 clips")  # of the peers that take minutes, what the promise is about
 
 
-def test_module() -> ModuleType:
-    """The proof's own model and weights."""
-    spec = importlib.util.spec_from_file_location("test_cuda_model", REPOSITORY / TESTS)
+def module_at(path: str) -> ModuleType:
+    """A file of the repository as a module, without the package round it, which may need what is not installed here."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, REPOSITORY / path)
     assert spec is not None and spec.loader is not None  # noqa: PT018
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -101,15 +104,6 @@ def captured(call: Call) -> Call:
     return replay
 
 
-def macs(lengths: list[int], edges: int) -> int:
-    """Multiply-accumulates of the model's matrix products and attention, in the sparse form."""
-    rows = sum(lengths)
-    tokens = rows * JOINTS
-    spatial = tokens * 64 * 64 * 5 + rows * edges * 64 * 2
-    temporal = tokens * 64 * 64 * 5 + tokens * 64 * 8 * 2
-    return 5 * (spatial + temporal) + tokens * 9 * 64 + len(lengths) * (JOINTS * 64 * 128 + 64 * 64 * JOINTS)
-
-
 def ceilings() -> dict[str, float]:
     """What the card reaches: a float16 matrix product's FLOP/s and a copy's bytes/s, read and written."""
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.float16)
@@ -120,12 +114,13 @@ def ceilings() -> dict[str, float]:
     return {"fp16_flops_per_s": 2 * 8192**3 / product_ms * 1e3, "bytes_per_s": 2 * big.numel() / copy_ms * 1e3}
 
 
-def floor_ms(lengths: list[int], edges: int, limits: dict[str, float]) -> float:
+def floor_ms(model: Any, proof: ModuleType, lengths: list[int], limits: dict[str, float]) -> float:
     """The larger of arithmetic over the matrix ceiling and bytes over the copy's: features read once, and a layer's activations
     read and written once in float16 (a clip's sums part one layer from the next)."""
     tokens = sum(lengths) * JOINTS
-    moved = tokens * 9 * 4 + 5 * tokens * 64 * 2 * 2
-    return 1e3 * max(2 * macs(lengths, edges) / limits["fp16_flops_per_s"], moved / limits["bytes_per_s"])
+    moved = tokens * proof.CHANNELS * 4 + proof.LAYERS * tokens * 64 * 2 * 2
+    macs = module_at("star_edge/bench/macs.py").macs(model.config(), lengths)
+    return 1e3 * max(2 * macs / limits["fp16_flops_per_s"], moved / limits["bytes_per_s"])
 
 
 def ours(
@@ -215,14 +210,16 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("no NVIDIA GPU here, or torch was installed without CUDA; next: run this on a machine with one")
+    if find_nvcc() is None:
+        raise SystemExit("no nvcc to build the kernels with; next: install the CUDA toolkit, or put its bin folder on PATH")
     prove()
-    proof = test_module()
+    proof = module_at(TESTS)
     major, minor = torch.cuda.get_device_capability()
     with tempfile.TemporaryDirectory() as folder:
         library = proof.cuda.load(proof.cuda.build((10 * major + minor,), Path(folder))[0])
     model = proof.Model(library, JOINTS)
     limits = ceilings()
-    floors = {name: floor_ms(lengths, len(model.edges), limits) for name, lengths in WORKLOADS.items()}
+    floors = {name: floor_ms(model, proof, lengths, limits) for name, lengths in WORKLOADS.items()}
     report: dict[str, Any] = {
         "schema": "star-edge/gpu/1",
         "command": shlex.join(["python", "benchmarks/gpu.py", *(["--ours"] if options.ours else [])]),
@@ -243,11 +240,8 @@ def main() -> None:
     for row in measure_all(proof, model, options.ours):
         report["results"].append(row)
         print(line_of(row, floors), flush=True)
-        partial = options.out.with_suffix(
-            ".partial"
-        )  # after every row: the last ones take minutes, and machines are taken back
-        partial.write_text(json.dumps(report, indent=1) + "\n")
-        partial.replace(options.out)
+        # after every row: the last ones take minutes, and machines are taken back
+        write_atomic(options.out, (json.dumps(report, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
  *
  * Plain entry points: no allocation, no synchronisation, grids from static bounds alone, so that a run can be captured in a
  * CUDA graph. Every pointer is device memory, 16-byte aligned. `cu_seqlens` [clips + 1] is read on the device; features may
- * have room for more frames than its last value, and clips may be empty: their pooled rows are zeros. A clip's logits are the
- * same bits in every run and in any batch.
+ * have room for more frames than its last value, and clips may be empty: their pooled rows are zeros. Nothing checks it there:
+ * it must begin with 0, not descend, and end at `frames` at most, or memory beyond the buffers is used. A clip's logits are
+ * the same bits in every run and in any batch.
  *
  * Inputs and outputs of every packed matrix are permuted: star_weights.py packs a state dict, and says how.
  */

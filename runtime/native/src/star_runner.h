@@ -56,7 +56,7 @@ class StarRunner : public Runner {
     std::vector<Scratch> scratch_;  // by thread
     std::vector<Clip> clips_;
     std::vector<Chunk> chunks_;
-    std::vector<float> positions_;  // [tile][dim][8]
+    std::vector<float> positions_;  // [tile][dim][tile_frames]
     bool profiled_ = false;
     double run_seconds_ = 0;  // of profiled runs
     Buffer tiles_, chunk_states_, clip_states_, contexts_;

@@ -125,9 +125,21 @@ class Model:
     def naive(self, features: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
         key = (features.tobytes(), tuple(lengths))
         if key not in self._naive:
-            config = SimpleNamespace(layers=LAYERS, edges=self.edges, heads=8)
-            self._naive[key] = star(config, self.state, features, np.cumsum([0, *lengths]))
+            self._naive[key] = star(self.config(), self.state, features, np.cumsum([0, *lengths]))
         return self._naive[key]
+
+    def config(self) -> SimpleNamespace:
+        """As StarConfig, which needs packages that a bare machine lacks."""
+        return SimpleNamespace(
+            joints=self.joints,
+            channels=CHANNELS,
+            classes=CLASSES,
+            edges=self.edges,
+            dim=64,
+            heads=8,
+            layers=LAYERS,
+            hidden=HIDDEN,
+        )
 
 
 @pytest.fixture(scope="module")

@@ -152,7 +152,7 @@ STAR_API int32_t star_context_threads(const star_context *context);
 /**
  * @brief Begin, or end, to measure where the time of this context's runs goes; what was measured before is dropped.
  *
- * Measuring costs a few percent of a run's time, and does not change its logits.
+ * Measuring takes time of its own, and does not change the logits.
  */
 STAR_API star_status star_context_profile(star_context *context, int32_t on);
 
