@@ -3,7 +3,7 @@
     python benchmarks/gpu.py [--ours] [--out FILE]
 
 Needs torch with CUDA, numpy, pytest and nvcc; star-edge need not be installed. Builds the kernels for the present card, runs
-``tests/runtime/native/test_cuda_model.py``, then times each engine on 1x32, 1x300, mix8 and 64 clips of 32 to 300 frames. An
+their tests, ``tests/runtime/native/test_cuda_model.py`` and ``test_cuda_ops.py``, then times each engine on 1x32, 1x300, mix8 and 64 clips of 32 to 300 frames. An
 answer beyond the tolerance has no time. Peers are PyTorch in float16 in two forms (gpu_peers.py), eager, in a CUDA graph, and
 compiled with CUDA graphs. Writes ``results/gpu.json`` and prints a table.
 """
@@ -31,14 +31,14 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
-sys.path[:0] = [str(REPOSITORY), str(HERE)]
+TESTS = REPOSITORY / "tests/runtime/native"
+sys.path[:0] = [str(REPOSITORY), str(HERE), str(TESTS)]
 
 from gpu_peers import Peer  # noqa: E402
 
 from runtime.files import write_atomic  # noqa: E402
 from runtime.native.cuda.library import find_nvcc  # noqa: E402
 
-TESTS = "tests/runtime/native/test_cuda_model.py"
 JOINTS = 25
 WORKLOADS = {
     "1x32": [32],
@@ -51,9 +51,9 @@ Call = Callable[[], torch.Tensor]
 COMPILED = ("1x300", "64 clips")  # of the peers that take minutes, what the promise is about
 
 
-def module_at(path: str) -> ModuleType:
+def module_at(path: Path) -> ModuleType:
     """A file of the repository as a module, without the package round it, which may need what is not installed here."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, REPOSITORY / path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # noqa: PT018
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -63,10 +63,10 @@ def module_at(path: str) -> ModuleType:
 def prove() -> None:
     """The kernels' tests, which end this program where they fail."""
     options = ["-q", "--tb=line", "--noconftest", "-c", os.devnull, f"--rootdir={REPOSITORY}"]
-    command = [sys.executable, "-m", "pytest", *options, TESTS]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "pytest", *options, TESTS / "test_cuda_model.py", TESTS / "test_cuda_ops.py"]
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{TESTS}"}
     if code := subprocess.run(command, cwd=REPOSITORY, env=environment, check=False).returncode:
-        raise SystemExit(f"{TESTS} failed with {code}: nothing is measured")
+        raise SystemExit(f"the kernels' tests failed with {code}: nothing is measured")
 
 
 def time_ms(call: Callable[[], object]) -> dict[str, float]:
@@ -119,7 +119,7 @@ def floor_ms(model: Any, proof: ModuleType, lengths: list[int], limits: dict[str
     read and written once in float16 (a clip's sums part one layer from the next)."""
     tokens = sum(lengths) * JOINTS
     moved = tokens * proof.CHANNELS * 4 + proof.LAYERS * tokens * 64 * 2 * 2
-    macs = module_at("star_edge/bench/macs.py").macs(model.config(), lengths)
+    macs = module_at(REPOSITORY / "star_edge/bench/macs.py").macs(model.config(), lengths)
     return 1e3 * max(2 * macs / limits["fp16_flops_per_s"], moved / limits["bytes_per_s"])
 
 
@@ -213,7 +213,7 @@ def main() -> None:
     if find_nvcc() is None:
         raise SystemExit("no nvcc to build the kernels with; next: install the CUDA toolkit, or put its bin folder on PATH")
     prove()
-    proof = module_at(TESTS)
+    proof = module_at(TESTS / "test_cuda_model.py")
     major, minor = torch.cuda.get_device_capability()
     with tempfile.TemporaryDirectory() as folder:
         library = proof.cuda.load(proof.cuda.build((10 * major + minor,), Path(folder))[0])

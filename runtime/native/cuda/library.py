@@ -1,15 +1,30 @@
-"""Builds ``star_model.cu`` with nvcc, and its entry points through ctypes."""
+"""Builds the kernels, by nvcc for a GPU or by the host's compiler for the emulator, and their entry points through ctypes."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
-from ctypes import POINTER, c_int32, c_size_t, c_void_p
+from collections.abc import Sequence
+from ctypes import POINTER, c_float, c_int32, c_size_t, c_uint64, c_void_p
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("star_model.cu")
+HERE = Path(__file__).parent
+OPS = tuple(sorted((HERE / "ops").glob("*.cu")))
 FLAGS = ("-O3", "-std=c++17", "-ftz=true", "--Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra,-fPIC,-fvisibility=hidden")
+HOST_FLAGS = (
+    "-O2",
+    "-U_FORTIFY_SOURCE",
+    "-std=c++17",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+    "-fPIC",
+    "-fvisibility=hidden",
+)
+TYPES = ("fp32", "fp16", "int8")  # star_cuda_type
 
 
 class Sizes(ctypes.Structure):
@@ -33,9 +48,26 @@ class Weights(ctypes.Structure):
     )  # fmt: skip
 
 
+class Shape(ctypes.Structure):
+    """``star_cuda_shape``."""
+
+    _fields_ = tuple((name, c_int32) for name in ("frames", "clips", "joints", "channels", "heads"))
+
+
+class Format(ctypes.Structure):
+    """``star_cuda_format``."""
+
+    _fields_ = (("type", c_int32), ("input_scale", c_float), ("output_scale", c_float))
+
+
 def find_nvcc() -> str | None:
     """Path of nvcc; None where there is none."""
     return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+
+
+def find_host_compiler() -> str | None:
+    """Path of the C++ compiler; None where there is none."""
+    return shutil.which(os.environ.get("CXX", "g++"))
 
 
 def build(architectures: tuple[int, ...], folder: Path) -> tuple[Path, str]:
@@ -47,16 +79,42 @@ def build(architectures: tuple[int, ...], folder: Path) -> tuple[Path, str]:
     assert nvcc is not None
     library = folder / "libstar_cuda.so"
     targets = [word for arch in architectures for word in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
-    command = [nvcc, *FLAGS, *targets, "-Xptxas", "-v", "-shared", "-o", str(library), str(SOURCE)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return library, done.stderr
+    command = [nvcc, *FLAGS, "-t0", *targets, "-Xptxas", "-v", "-shared", "-o", str(library)]
+    return library, _compile(command, (HERE / "star_model.cu", *OPS))
+
+
+def build_emulated(folder: Path) -> Path:
+    """The ops as a shared library that computes on the processor, in host memory; raises as :func:`build`."""
+    compiler = find_host_compiler()
+    assert compiler is not None
+    library, emulator = folder / "libstar_ops_emulated.so", HERE / "emulator"
+    command = [compiler, *HOST_FLAGS, "-I", str(emulator), "-shared", "-o", str(library), "-x", "c++"]
+    _compile(command, (emulator / "emulator.cpp", *OPS))
+    return library
+
+
+def _compile(command: Sequence[str], sources: Sequence[Path]) -> str:
+    return subprocess.run([*command, *map(str, sources)], capture_output=True, text=True, check=True).stderr
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """The library with its functions declared."""
+    """The library with those of its functions declared that it has."""
     library = ctypes.CDLL(str(path))
-    library.star_cuda_workspace.restype = c_size_t
-    library.star_cuda_workspace.argtypes = (POINTER(Sizes),)
-    library.star_cuda_run.restype = c_int32
-    library.star_cuda_run.argtypes = (POINTER(Sizes), POINTER(Weights), c_void_p, c_void_p, c_void_p, c_void_p, c_void_p)
+    if hasattr(library, "star_cuda_run"):
+        library.star_cuda_workspace.restype = c_size_t
+        library.star_cuda_workspace.argtypes = (POINTER(Sizes),)
+        library.star_cuda_run.restype = c_int32
+        library.star_cuda_run.argtypes = (POINTER(Sizes), POINTER(Weights), c_void_p, c_void_p, c_void_p, c_void_p, c_void_p)
+    shape, form, pointer = POINTER(Shape), POINTER(Format), c_void_p
+    library.star_cuda_segmented_linear_attention_workspace.restype = c_size_t
+    library.star_cuda_segmented_linear_attention_workspace.argtypes = (shape,)
+    for name, arguments in {
+        "segmented_positions": (pointer, pointer, pointer),
+        "sparse_attention": (POINTER(c_uint64), pointer, pointer),
+        "segmented_linear_attention": (c_float, pointer, pointer, pointer, pointer),
+        "context_attention": (c_int32, pointer, pointer, pointer, pointer),
+    }.items():
+        function = getattr(library, f"star_cuda_{name}")
+        function.restype = c_int32
+        function.argtypes = (shape, form, *arguments, pointer)
     return library

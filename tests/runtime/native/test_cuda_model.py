@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from guarded import Guarded
 
 from runtime.native.cuda import library as cuda
 from runtime.native.cuda.star_weights import pack_weights
@@ -25,26 +26,12 @@ if cuda.find_nvcc() is None:
 
 TOLERANCE = 5e-3  # of fp16, relative to the largest logit: the design's
 CLASSES, HIDDEN, LAYERS, CHANNELS = 7, 128, 5, 9
-GUARD = 1024  # bytes round every buffer
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     major, minor = torch.cuda.get_device_capability()
     return cuda.load(cuda.build((10 * major + minor,), tmp_path_factory.mktemp("cuda"))[0])
-
-
-class Guarded:
-    """Device memory between two bands that nothing may write."""
-
-    def __init__(self, count: int, dtype: torch.dtype) -> None:
-        size = count * torch.empty(0, dtype=dtype).element_size()
-        self._whole = torch.full((GUARD + -(-size // 256) * 256 + GUARD,), 0xFF, dtype=torch.uint8, device="cuda")  # NaNs
-        self.values = self._whole[GUARD : GUARD + size].view(dtype)
-        self._bands = (self._whole[:GUARD], self._whole[GUARD + size :])
-
-    def check(self) -> None:
-        assert all(bool((band == 0xFF).all()) for band in self._bands)
 
 
 def skeleton(joints: int) -> tuple[tuple[int, int], ...]:
@@ -98,12 +85,10 @@ class Model:
         """Buffers with room for ``tail`` more frames; all that is not given holds NaN."""
         sizes = self.sizes(len(features) + tail, len(lengths), tile_rows)
         run = SimpleNamespace(sizes=sizes)
-        run.features = Guarded((len(features) + tail) * self.joints * CHANNELS, torch.float32)
-        run.features.values[: features.size].copy_(torch.from_numpy(features.ravel()))
-        run.cu_seqlens = Guarded(len(lengths) + 1, torch.int32)
-        run.cu_seqlens.values.copy_(torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)))
-        run.workspace = Guarded(self.library.star_cuda_workspace(sizes), torch.uint8)
-        run.logits = Guarded(len(lengths) * CLASSES, torch.float32)
+        run.features = Guarded.of(features, "cuda", (len(features) + tail) * self.joints * CHANNELS)
+        run.cu_seqlens = Guarded.of(np.cumsum([0, *lengths], dtype=np.int32), "cuda")
+        run.workspace = Guarded(self.library.star_cuda_workspace(sizes), torch.uint8, "cuda")
+        run.logits = Guarded(len(lengths) * CLASSES, torch.float32, "cuda")
         return run
 
     def launch(self, run: SimpleNamespace, stream: int | None = None) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.native.cuda.library import SOURCE, Sizes, Weights
+from runtime.native.cuda.library import HERE, Sizes, Weights
 from runtime.native.cuda.star_weights import pack_weights, permuted
 from star_edge.models import build_model, model_config
 from star_edge.skeletons import NTU25
 
-HEADER = SOURCE.with_name("star_model.h")
+HEADER = HERE / "star_model.h"
 
 
 def fragment_product(rows: np.ndarray, packed: np.ndarray) -> np.ndarray:

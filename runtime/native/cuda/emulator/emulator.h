@@ -1,0 +1,108 @@
+// CUDA's threads on a processor, to test kernels where there is no GPU: blocks one after the other, a block's threads as
+// fibers that run until they wait for each other. It proves arithmetic, indices and barriers; not speed, and nothing of the
+// compiler's.
+//
+// A thread that leaves a kernel while others wait at a barrier, and threads that wait for each other in different places, end
+// the process with a message. Threads take turns in the order of star_emulator_backwards(), so that a race changes results.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#define __global__
+#define __device__
+#define __shared__ static  // of the one block that runs
+#define __launch_bounds__(...)
+
+using std::max;
+using std::min;
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+struct __half {
+    uint16_t bits;
+};
+inline __half __float2half_rn(float value) {
+    const auto rounded = static_cast<_Float16>(value);
+    __half half;
+    std::memcpy(&half, &rounded, sizeof half);
+    return half;
+}
+inline float __half2float(__half half) {
+    _Float16 value;
+    std::memcpy(&value, &half, sizeof value);
+    return static_cast<float>(value);
+}
+
+inline int __ffsll(long long bits) { return __builtin_ffsll(bits); }
+inline float __sinf(float x) { return std::sin(x); }
+inline float __cosf(float x) { return std::cos(x); }
+inline float power_of_2(float x) { return std::exp2(x); }
+inline float reciprocal(float x) { return 1.0f / x; }
+
+namespace emulator {
+
+/// Of the thread that runs.
+extern dim3 thread_index, block_index, block_size, grid_size;
+
+/// Waits until all threads of the block do.
+void wait_for_block();
+/// Gives `bytes` of memory to the lanes of the mask, and returns the place of lane 0's, 64 bytes a lane, once all have given
+/// theirs; it is theirs to read until end_exchange().
+const char *begin_exchange(unsigned mask, const void *from, std::size_t bytes);
+void end_exchange(unsigned mask);
+
+cudaError_t run(dim3 grid, unsigned threads, const std::function<void()> &thread);
+
+template <class Value>
+Value value_of(unsigned mask, Value value, unsigned lane) {
+    Value other;
+    std::memcpy(&other, begin_exchange(mask, &value, sizeof value) + lane * 64, sizeof other);
+    end_exchange(mask);
+    return other;
+}
+
+}  // namespace emulator
+
+#define threadIdx emulator::thread_index
+#define blockIdx emulator::block_index
+#define blockDim emulator::block_size
+#define gridDim emulator::grid_size
+
+inline void __syncthreads() { emulator::wait_for_block(); }
+
+template <class Value>
+Value __shfl_xor_sync(unsigned mask, Value value, unsigned lanes) {
+    return emulator::value_of(mask, value, threadIdx.x % 32 ^ lanes);
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, cudaStream_t, const Arguments &...arguments) {
+    return emulator::run(grid, threads, [&] { kernel(arguments...); });
+}
+
+extern "C" __attribute__((visibility("default"))) void star_emulator_backwards(int backwards);
