@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,8 @@ class Needs(NamedTuple):
     options: tuple[Option, ...] = ()
 
 
+# later Python reads TOML itself
+_OLD_PYTHON = (Package("tomli", "tomli", ">=2.0", "2.5.0"),) if sys.version_info < (3, 11) else ()
 # the versions are those of pyproject.toml and constraints.txt, which a test compares
 PACKAGES = {
     package.name: package
@@ -49,6 +52,7 @@ PACKAGES = {
         Package("msgspec", "msgspec", ">=0.18.6", "0.22.0"),
         Package("numpy", "numpy", ">=1.24", "2.4.6"),
         Package("rich", "rich", ">=13", "15.0.0"),
+        *_OLD_PYTHON,
         Package("onnxruntime", "onnxruntime", ">=1.23", "1.31.1"),
         Package("torch", "torch", ">=2.4", "2.13.0"),
         Package("tensorboard", "tensorboard", ">=2.14", "2.21.0"),
@@ -71,7 +75,7 @@ PACKAGES = {
         Package("tensorrt-rtx-cu13", "tensorrt_rtx", "==1.7.1.116", "1.7.1.116"),
     )
 }
-BASE = ("click", "msgspec", "numpy", "rich")
+BASE = ("click", "msgspec", "numpy", "rich", *(package.name for package in _OLD_PYTHON))
 _EXPORT = ("torch", "onnx", "onnxruntime", "safetensors")
 _CALIBRATE = (*_EXPORT, "nvidia-modelopt", "lief", "onnx-graphsurgeon", "onnxscript", "onnxslim")
 _QAT = (*_CALIBRATE, "requests", "huggingface-hub")
@@ -126,6 +130,7 @@ VERBS = {
     ),
     "pack": Needs(),
     "doctor": Needs(),
+    "boards": Needs(),
 }
 
 

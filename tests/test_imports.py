@@ -51,7 +51,7 @@ def test_the_board_side_needs_no_toolchain(folder: str) -> None:
         assert not top(imports(path, anywhere=False)) & loading, path
 
 
-@pytest.mark.parametrize("folder", ["exporters", "calibration", "runtime"])
+@pytest.mark.parametrize("folder", ["exporters", "calibration", "runtime", "boards"])
 def test_nothing_below_imports_the_command_line(folder: str) -> None:
     for path in files(folder):
         assert not [name for name in imports(path, anywhere=True) if name.startswith("star_edge.cli")], path

@@ -20,7 +20,7 @@ from runtime.errors import MismatchError
 from runtime.native import library_path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PACKAGES = ("star_edge", "runtime", "exporters", "calibration")
+PACKAGES = ("star_edge", "runtime", "exporters", "calibration", "boards")
 # what every Linux has; anything else would have to be installed on a board beside the library
 SYSTEM_LIBRARIES = {"libc.so.6", "libgcc_s.so.1", "libm.so.6", "libstdc++.so.6"}
 EXTRAS_OF_MAKE = ("train", "calibrate", "report", "browser", "dev", "pyg", "peers", "tensorrt-rtx", "fuzz")
