@@ -49,7 +49,7 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     Attributes:
         id: number by which nvpmodel sets it; it differs between boards and configurations, the name is what to go by.
         gpu_mhz: cap of the GPU's clock. sms: SMs left on; all where None and the clock is known.
-        memory_gb_per_s: bandwidth in this mode; the board's highest where None.
+        memory_gb_per_s: bandwidth in this mode.
         gpu_int8_sparse_tops: the maker's figure for the GPU alone, which stands for SMs times clock where those are unknown.
     """
 

@@ -21,6 +21,7 @@ from star_edge.bench.process import EngineProcess, WorkerError
 from star_edge.bench.report import BenchReport, BenchResult, Latency, Limit, WorkloadEntry
 from star_edge.bench.workloads import DEFAULT_WORKLOADS, Workload, parse_workload
 from star_edge.engines import precisions as precisions_of
+from star_edge.models.config import StarConfig
 
 # engine -> its modes; one that has both is run per clip alone where a workload is a single clip
 ENGINES = {
@@ -204,8 +205,6 @@ def _compare_speeds(results: Sequence[BenchResult], workloads: Sequence[Workload
 
 
 def _entries(bundle: Bundle, workloads: Sequence[Workload]) -> tuple[WorkloadEntry, ...]:
-    from star_edge.models.star import StarConfig
-
     config = msgspec.convert(bundle.manifest.model.config, StarConfig)
     return tuple(
         WorkloadEntry(workload.name, workload.clips, sum(workload.rows), workload.persons, macs(config, workload.rows))

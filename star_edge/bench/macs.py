@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from star_edge.models.star import StarConfig
+from star_edge.models.config import StarConfig
 
 
 def macs(config: StarConfig, rows: Sequence[int]) -> int:

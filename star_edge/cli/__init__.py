@@ -30,6 +30,7 @@ VERBS = {
     "inspect": "What is in a bundle, checkpoint, ONNX file or dataset.",
     "pack": "One file of a bundle, with test clips for a board if wanted; and back.",
     "doctor": "What is installed, what is missing for which verb, and what mends it.",
+    "boards": "What is known of the Jetson boards, and how fast they could run a bundle at best.",
 }
 
 

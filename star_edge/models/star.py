@@ -15,39 +15,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
+from star_edge.models.config import StarConfig
 from star_edge.models.dropout import Dropout
 from star_edge.ops.context_attention.packed import context_attention
 from star_edge.ops.segmented_linear_attention.packed import segmented_linear_attention
 from star_edge.ops.segmented_positions.packed import segmented_positions
 from star_edge.ops.sparse_attention.packed import edge_mask, sparse_attention
-
-
-class StarConfig(msgspec.Struct, frozen=True):
-    """Shape of a STAR model; stored in checkpoints and bundles.
-
-    Attributes:
-        joints, channels, classes: V, C and K of input and output.
-        edges: attention pairs (i, j) of the spatial branch.
-        dim, heads, layers: width d, heads (d / heads = e), depth.
-        hidden: width of the classification head.
-        dropout: after attention and in the FFN. attention_dropout: on spatial attention weights. head_dropout: in the head.
-    """
-
-    joints: int
-    channels: int
-    classes: int
-    edges: tuple[tuple[int, int], ...]
-    dim: int = 64
-    heads: int = 8
-    layers: int = 5
-    hidden: int = 128
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    head_dropout: float = 0.0
 
 
 class Positions(nn.Module):
