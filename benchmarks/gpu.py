@@ -63,7 +63,7 @@ def module_at(path: Path) -> ModuleType:
 def prove() -> None:
     """The kernels' tests, which end this program where they fail."""
     options = ["-q", "--tb=line", "--noconftest", "-c", os.devnull, f"--rootdir={REPOSITORY}"]
-    command = [sys.executable, "-m", "pytest", *options, TESTS / "test_cuda_model.py", TESTS / "test_cuda_ops.py"]
+    command = [sys.executable, "-m", "pytest", *options, *(str(TESTS / f"test_cuda_{part}.py") for part in ("model", "ops"))]
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{TESTS}"}
     if code := subprocess.run(command, cwd=REPOSITORY, env=environment, check=False).returncode:
         raise SystemExit(f"the kernels' tests failed with {code}: nothing is measured")
@@ -214,10 +214,8 @@ def main() -> None:
         raise SystemExit("no nvcc to build the kernels with; next: install the CUDA toolkit, or put its bin folder on PATH")
     prove()
     proof = module_at(TESTS / "test_cuda_model.py")
-    major, minor = torch.cuda.get_device_capability()
     with tempfile.TemporaryDirectory() as folder:
-        library = proof.cuda.load(proof.cuda.build((10 * major + minor,), Path(folder))[0])
-    model = proof.Model(library, JOINTS)
+        model = proof.Model(proof.open_device("gpu", proof.cuda.MODEL, Path(folder)), JOINTS)
     limits = ceilings()
     floors = {name: floor_ms(model, proof, lengths, limits) for name, lengths in WORKLOADS.items()}
     report: dict[str, Any] = {

@@ -11,11 +11,13 @@ from ctypes import POINTER, c_float, c_int32, c_size_t, c_uint64, c_void_p
 from pathlib import Path
 
 HERE = Path(__file__).parent
+MODEL = (HERE / "star_model.cu",)
 OPS = tuple(sorted((HERE / "ops").glob("*.cu")))
 FLAGS = ("-O3", "-std=c++17", "-ftz=true", "--Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra,-fPIC,-fvisibility=hidden")
 HOST_FLAGS = (
     "-O2",
     "-U_FORTIFY_SOURCE",
+    "-fno-strict-aliasing",
     "-std=c++17",
     "-Wall",
     "-Wextra",
@@ -80,16 +82,16 @@ def build(architectures: tuple[int, ...], folder: Path) -> tuple[Path, str]:
     library = folder / "libstar_cuda.so"
     targets = [word for arch in architectures for word in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
     command = [nvcc, *FLAGS, "-t0", *targets, "-Xptxas", "-v", "-shared", "-o", str(library)]
-    return library, _compile(command, (HERE / "star_model.cu", *OPS))
+    return library, _compile(command, (*MODEL, *OPS))
 
 
-def build_emulated(folder: Path) -> Path:
-    """The ops as a shared library that computes on the processor, in host memory; raises as :func:`build`."""
+def build_emulated(folder: Path, sources: Sequence[Path]) -> Path:
+    """``MODEL`` or ``OPS`` as a shared library that computes on the processor, in host memory; raises as :func:`build`."""
     compiler = find_host_compiler()
     assert compiler is not None
-    library, emulator = folder / "libstar_ops_emulated.so", HERE / "emulator"
+    library, emulator = folder / "libstar_emulated.so", HERE / "emulator"
     command = [compiler, *HOST_FLAGS, "-I", str(emulator), "-shared", "-o", str(library), "-x", "c++"]
-    _compile(command, (emulator / "emulator.cpp", *OPS))
+    _compile(command, (emulator / "emulator.cpp", *sources))
     return library
 
 
@@ -98,23 +100,21 @@ def _compile(command: Sequence[str], sources: Sequence[Path]) -> str:
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """The library with those of its functions declared that it has."""
-    library = ctypes.CDLL(str(path))
-    if hasattr(library, "star_cuda_run"):
-        library.star_cuda_workspace.restype = c_size_t
-        library.star_cuda_workspace.argtypes = (POINTER(Sizes),)
-        library.star_cuda_run.restype = c_int32
-        library.star_cuda_run.argtypes = (POINTER(Sizes), POINTER(Weights), c_void_p, c_void_p, c_void_p, c_void_p, c_void_p)
-    shape, form, pointer = POINTER(Shape), POINTER(Format), c_void_p
-    library.star_cuda_segmented_linear_attention_workspace.restype = c_size_t
-    library.star_cuda_segmented_linear_attention_workspace.argtypes = (shape,)
-    for name, arguments in {
+    """The library with those functions declared that it has."""
+    library, pointer = ctypes.CDLL(str(path)), c_void_p
+    ops = {
         "segmented_positions": (pointer, pointer, pointer),
         "sparse_attention": (POINTER(c_uint64), pointer, pointer),
         "segmented_linear_attention": (c_float, pointer, pointer, pointer, pointer),
         "context_attention": (c_int32, pointer, pointer, pointer, pointer),
-    }.items():
-        function = getattr(library, f"star_cuda_{name}")
-        function.restype = c_int32
-        function.argtypes = (shape, form, *arguments, pointer)
+    }
+    functions = {
+        "workspace": (c_size_t, POINTER(Sizes)),
+        "run": (c_int32, POINTER(Sizes), POINTER(Weights), pointer, pointer, pointer, pointer, pointer),
+        "segmented_linear_attention_workspace": (c_size_t, POINTER(Shape)),
+        **{name: (c_int32, POINTER(Shape), POINTER(Format), *own, pointer) for name, own in ops.items()},
+    }
+    for name, (result, *arguments) in functions.items():
+        if (function := getattr(library, f"star_cuda_{name}", None)) is not None:
+            function.restype, function.argtypes = result, arguments
     return library

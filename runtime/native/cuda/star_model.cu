@@ -3,11 +3,10 @@
 // A tile is as many frames of one clip as fit into the rows of a block, sixteen tokens a warp. In a matrix product a thread of
 // a group of four holds sixteen neighbouring channels of two tokens, inputs and outputs alike, because the packed matrices are
 // permuted so: a whole encoder behind its attention stays in registers. Only attention goes through shared memory.
-#include <cuda_fp16.h>
-
 #include <algorithm>
 #include <type_traits>
 
+#include "device.h"
 #include "star_model.h"
 
 namespace {
@@ -40,18 +39,6 @@ enum EncoderVector { kNorm1Weight, kNorm1Bias, kBias1, kBias2, kNorm2Weight, kNo
 struct Tile {
     int first_frame, frames, clip, clip_frame;
 };
-
-__device__ float power_of_2(float x) {
-    float result;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-    return result;
-}
-
-__device__ float reciprocal(float x) {
-    float result;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-    return result;
-}
 
 __device__ float sigmoid(float x) { return reciprocal(1.0f + power_of_2(-kLog2e * x)); }
 __device__ float silu(float x) { return x * sigmoid(x); }
@@ -164,20 +151,6 @@ struct Sums {
         return value + __shfl_xor_sync(0xffffffff, value, 2);
     }
 };
-
-__device__ void load_matrices(uint32_t (&b)[4], const __half *row) {
-    const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-                 : "r"(address));
-}
-
-__device__ void multiply_add(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
 
 /// sums += rows times 64 rows of a packed matrix in shared memory. Four blocks of outputs at a time: an instruction waits for
 /// none of the three before it.
@@ -331,14 +304,10 @@ __device__ void linear_attention(__half *tile, int frames, int joints, const flo
 /// Begins to copy rows of 64 into shared memory; await_copies() ends it.
 __device__ void copy_matrices(const __half *from, int rows, __half *to) {
     for (int i = threadIdx.x; i < rows * (kDim / 8); i += blockDim.x) {
-        const __half *out = to + i / (kDim / 8) * kWeightStride + i % (kDim / 8) * 8;
-        const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(out));
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from + i * 8) : "memory");
+        __half *out = to + i / (kDim / 8) * kWeightStride + i % (kDim / 8) * 8;
+        copy_16_bytes(out, from + i * 8);
     }
 }
-
-/// Waits for this thread's copies; a barrier must follow.
-__device__ void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 /// What a run has in its workspace.
 struct Buffers {
@@ -386,7 +355,7 @@ __global__ void plan_tiles(const int32_t *cu_seqlens, int clips, int tile_frames
 template <int kWarps>
 __global__ void __launch_bounds__(kWarps * 32, 1)
     layer_kernel(star_cuda_sizes sizes, star_cuda_weights weights, int layer, int slots, Buffers buffers) {
-    extern __shared__ uint4 memory[];
+    STAR_DYNAMIC_SHARED(memory);
     auto *matrices = reinterpret_cast<__half *>(memory);
     auto *tile_rows = matrices + kLayerRows * kWeightStride;
     auto *vectors = reinterpret_cast<float *>(tile_rows + kWarps * 16 * kTileStride);
@@ -460,7 +429,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1)
 template <int kWarps>
 __global__ void __launch_bounds__(kWarps * 32)
     embed_kernel(star_cuda_sizes sizes, star_cuda_weights weights, const float *features, int slots, Buffers buffers) {
-    extern __shared__ uint4 memory[];
+    STAR_DYNAMIC_SHARED(memory);
     auto *matrices = reinterpret_cast<__half *>(memory);
     auto *embedding = reinterpret_cast<float *>(matrices + kKeyValue * kWeightStride);  // [C, 64], then the bias
     float *inputs = embedding + (sizes.channels + 1) * kDim;                            // [token, C], normalised
@@ -699,30 +668,29 @@ template <int kWarps>
 cudaError_t run(const star_cuda_sizes &sizes, const star_cuda_weights &weights, const float *features,
                 const int32_t *cu_seqlens, const Buffers &buffers, float *logits, int processors, cudaStream_t stream) {
     constexpr int kThreads = kWarps * 32, kReduceThreads = kReduceWarps * 32, kHeadThreads = kHeadWarps * 32;
-    const cudaError_t error = cudaFuncSetAttribute(layer_kernel<kWarps>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   static_cast<int>(layer_memory<kWarps>(sizes.edges)));
-    if (error != cudaSuccess) return error;
     const int frames = tile_frames(sizes, kWarps), slots = slots_of(sizes, frames), blocks = std::min(slots, processors);
     const dim3 joints_of_clips(sizes.joints, sizes.clips);
-    plan_tiles<<<(slots + 255) / 256, 256, 0, stream>>>(cu_seqlens, sizes.clips, frames, slots, buffers.tiles);
     const size_t embed_memory = kKeyValue * kWeightStride * sizeof(__half) +
                                 ((sizes.channels + 1) * kDim + kWarps * 16 * sizes.channels) * sizeof(float);
-    const int embed_blocks = std::min(slots, 4 * processors);
-    embed_kernel<kWarps><<<embed_blocks, kThreads, embed_memory, stream>>>(sizes, weights, features, slots, buffers);
+    const auto head_grid = [&](int outputs) { return dim3((outputs + kHeadWarps - 1) / kHeadWarps, sizes.clips); };
+    cudaError_t error = cudaSuccess;
+    const auto then = [&](auto kernel, dim3 grid, unsigned threads, size_t shared_bytes, const auto &...arguments) {
+        if (error == cudaSuccess) error = launch(kernel, grid, threads, shared_bytes, stream, arguments...);
+    };
+    then(plan_tiles, dim3((slots + 255) / 256), 256, 0, cu_seqlens, sizes.clips, frames, slots, buffers.tiles);
+    then(embed_kernel<kWarps>, dim3(std::min(slots, 4 * processors)), kThreads, embed_memory, sizes, weights, features, slots,
+         buffers);
     for (int layer = 0; layer < sizes.layers; layer++) {
-        state_kernel<<<joints_of_clips, kReduceThreads, 0, stream>>>(sizes, cu_seqlens, buffers);
-        layer_kernel<kWarps>
-            <<<blocks, kThreads, layer_memory<kWarps>(sizes.edges), stream>>>(sizes, weights, layer, slots, buffers);
+        then(state_kernel, joints_of_clips, kReduceThreads, 0, sizes, cu_seqlens, buffers);
+        then(layer_kernel<kWarps>, dim3(blocks), kThreads, layer_memory<kWarps>(sizes.edges), sizes, weights, layer, slots,
+             buffers);
     }
-    pool_kernel<<<joints_of_clips, kReduceThreads, 0, stream>>>(sizes, cu_seqlens, weights.context, buffers);
-    const auto grid = [&](int outputs) { return dim3((outputs + kHeadWarps - 1) / kHeadWarps, sizes.clips); };
-    head_kernel<true><<<grid(sizes.hidden), kHeadThreads, 0, stream>>>(static_cast<const __half *>(weights.head_hidden),
-                                                                       weights.head_hidden_bias, sizes.joints * kDim,
-                                                                       sizes.hidden, buffers.pooled, buffers.hidden);
-    head_kernel<false><<<grid(sizes.classes), kHeadThreads, 0, stream>>>(static_cast<const __half *>(weights.head_output),
-                                                                         weights.head_output_bias, sizes.hidden, sizes.classes,
-                                                                         buffers.hidden, logits);
-    return cudaGetLastError();
+    then(pool_kernel, joints_of_clips, kReduceThreads, 0, sizes, cu_seqlens, weights.context, buffers);
+    then(head_kernel<true>, head_grid(sizes.hidden), kHeadThreads, 0, static_cast<const __half *>(weights.head_hidden),
+         weights.head_hidden_bias, sizes.joints * kDim, sizes.hidden, buffers.pooled, buffers.hidden);
+    then(head_kernel<false>, head_grid(sizes.classes), kHeadThreads, 0, static_cast<const __half *>(weights.head_output),
+         weights.head_output_bias, sizes.hidden, sizes.classes, buffers.hidden, logits);
+    return error;
 }
 
 }  // namespace

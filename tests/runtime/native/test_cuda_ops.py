@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 import torch
-from guarded import Guarded
+from cuda_devices import KINDS, Device, Guarded, open_device
 
 from runtime.native.cuda import library as cuda
 from star_edge.ops import context_attention, segmented_linear_attention, sparse_attention
@@ -28,34 +28,9 @@ BATCHES = [[1], [7], [64], [65], [100], [0, 5, 3], [4, 0, 0, 6], [3, 2, 0], [0, 
 HEAD_DIMS = [4, 8, 16, 32, 64]
 
 
-class Device:
-    """A library of the kernels, and the memory they compute in."""
-
-    def __init__(self, library: ctypes.CDLL, memory: str) -> None:
-        self.library, self.memory = library, memory
-
-    def call(self, op: str, *arguments: object, stream: int | None = None) -> None:
-        error = getattr(self.library, f"star_cuda_{op}")(*arguments, stream)
-        assert error == 0, f"{op}: CUDA error {error}"
-
-    def synchronize(self) -> None:
-        if self.memory == "cuda":
-            torch.cuda.synchronize()
-
-
-@pytest.fixture(scope="module", params=["emulated", "gpu"])
+@pytest.fixture(scope="module", params=KINDS)
 def device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Device:
-    folder = tmp_path_factory.mktemp(request.param)
-    if request.param == "emulated":
-        if cuda.find_host_compiler() is None:
-            pytest.skip("no C++ compiler to build the emulated kernels with")
-        return Device(cuda.load(cuda.build_emulated(folder)), "cpu")
-    if not torch.cuda.is_available():
-        pytest.skip("no NVIDIA GPU, or torch without CUDA")
-    if cuda.find_nvcc() is None:
-        pytest.skip("no nvcc to build the kernels with")
-    major, minor = torch.cuda.get_device_capability()
-    return Device(cuda.load(cuda.build((10 * major + minor,), folder)[0]), "cuda")
+    return open_device(request.param, cuda.OPS, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(params=[False, True], ids=["in order", "backwards"])
@@ -123,13 +98,13 @@ class Case:
     def positions(self, x: np.ndarray) -> np.ndarray:
         out = self.output(self.shape.frames)
         self.device.call("segmented_positions", self.shape, self.format, self.memory(x, self.channels).address,
-                         self._offsets.address, out.address)  # fmt: skip
+                         self._offsets.address, out.address, None)  # fmt: skip
         return self.result(out, self.frames, untouched=True)
 
     def sparse(self, qkv: np.ndarray, edges: Sequence[tuple[int, int]]) -> np.ndarray:
         out = self.output(self.shape.frames)
         self.device.call("sparse_attention", self.shape, self.format, words_of(edges, self.joints),
-                         self.memory(qkv, 3 * self.channels).address, out.address)  # fmt: skip
+                         self.memory(qkv, 3 * self.channels).address, out.address, None)  # fmt: skip
         return self.result(out, self.frames, untouched=False)
 
     def linear(self, qkv: np.ndarray, eps: float = EPS) -> np.ndarray:
@@ -137,7 +112,7 @@ class Case:
         workspace = self.room(self.device.library.star_cuda_segmented_linear_attention_workspace(self.shape), torch.uint8)
         self.device.call("segmented_linear_attention", self.shape, self.format, eps,
                          self.memory(qkv, 3 * self.channels).address, self._offsets.address, workspace.address,
-                         out.address)  # fmt: skip
+                         out.address, None)  # fmt: skip
         return self.result(out, self.frames, untouched=True)
 
     def context(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -146,7 +121,7 @@ class Case:
         self._parts.append(weights)
         kind = cuda.TYPES.index("fp16" if weight.dtype == np.float16 else "fp32")
         self.device.call("context_attention", self.shape, self.format, kind, self.memory(x, self.channels).address,
-                         weights.address, self._offsets.address, out.address)  # fmt: skip
+                         weights.address, self._offsets.address, out.address, None)  # fmt: skip
         return self.result(out, self.clips, untouched=True)
 
     def check(self, stored: np.ndarray, expected: np.ndarray, tolerances: dict[str, float]) -> None:
@@ -350,11 +325,11 @@ def launch_all(case: Case, buffers: dict[str, Guarded], stream: int) -> None:
     """Every op on the same memory, one after the other."""
     shape, form, call = case.shape, case.format, case.device.call
     at = {name: buffer.address for name, buffer in buffers.items()}
-    call("segmented_positions", shape, form, at["x"], at["offsets"], at["positions"], stream=stream)
-    call("sparse_attention", shape, form, words_of(chain(5), 5), at["qkv"], at["sparse"], stream=stream)
+    call("segmented_positions", shape, form, at["x"], at["offsets"], at["positions"], stream)
+    call("sparse_attention", shape, form, words_of(chain(5), 5), at["qkv"], at["sparse"], stream)
     call("segmented_linear_attention", shape, form, EPS, at["qkv"], at["offsets"], at["workspace"], at["linear"],
-         stream=stream)  # fmt: skip
-    call("context_attention", shape, form, 1, at["x"], at["weight"], at["offsets"], at["context"], stream=stream)
+         stream)  # fmt: skip
+    call("context_attention", shape, form, 1, at["x"], at["weight"], at["offsets"], at["context"], stream)
 
 
 def buffers_of(case: Case, seed: int) -> dict[str, Guarded]:

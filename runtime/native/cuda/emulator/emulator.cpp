@@ -16,6 +16,7 @@ dim3 thread_index, block_index, block_size, grid_size;
 namespace {
 
 constexpr std::size_t kStackBytes = 128 * 1024, kLaneBytes = 64;
+constexpr std::size_t kSharedBytes = 227 * 1024;
 constexpr unsigned kMostThreads = 1024, kLanes = 32;
 
 enum class Wait { nothing, block, lanes };
@@ -31,6 +32,7 @@ struct Fiber {
 std::mutex running;
 std::vector<Fiber> fibers(kMostThreads);
 alignas(kLaneBytes) char given[kMostThreads][kLaneBytes];
+std::vector<uint4> shared(kSharedBytes / sizeof(uint4));
 jmp_buf scheduler;
 const std::function<void()> *body;
 unsigned threads, current;
@@ -67,10 +69,29 @@ void create(Fiber &fiber) {
     if (_setjmp(scheduler) == 0) setcontext(&context);
 }
 
-void wait(Wait what, unsigned mask) {
-    fibers[current].wait = what;
+/// Whether all lanes that a thread waits for wait for the same ones.
+bool has_its_lanes(unsigned thread) {
+    const unsigned first = thread / kLanes * kLanes, mask = fibers[thread].mask;
+    for (unsigned lane = 0; lane < kLanes; lane++) {
+        if ((mask >> lane & 1) == 0) continue;
+        if (first + lane >= threads || fibers[first + lane].done) fail("waits for a lane that has left");
+        const Fiber &other = fibers[first + lane];
+        if (other.wait != Wait::lanes || other.mask != mask) return false;
+    }
+    return true;
+}
+
+/// The last lane to come lets all go on, itself at once.
+void wait_for_lanes(unsigned mask) {
+    if ((mask >> current % kLanes & 1) == 0) fail("is no lane of its own mask");
+    fibers[current].wait = Wait::lanes;
     fibers[current].mask = mask;
-    change(fibers[current].state, scheduler);
+    if (!has_its_lanes(current)) {
+        change(fibers[current].state, scheduler);
+        return;
+    }
+    for (unsigned lane = 0; lane < kLanes; lane++)
+        if ((mask >> lane & 1) != 0) fibers[current / kLanes * kLanes + lane].wait = Wait::nothing;
 }
 
 /// Runs every thread that waits for nothing; whether there was one.
@@ -87,33 +108,13 @@ bool run_ready() {
     return ran;
 }
 
-/// Whether all lanes that a thread waits for wait for the same ones.
-bool has_its_lanes(unsigned thread) {
-    const unsigned first = thread / kLanes * kLanes, mask = fibers[thread].mask;
-    for (unsigned lane = 0; lane < kLanes; lane++) {
-        if ((mask >> lane & 1) == 0) continue;
-        if (first + lane >= threads || fibers[first + lane].done) fail("waits for a lane that has left");
-        const Fiber &other = fibers[first + lane];
-        if (other.wait != Wait::lanes || other.mask != mask) return false;
+/// Ends the wait for the block; fails where not all threads wait for it.
+void release_block() {
+    for (current = 0; current < threads; current++) {
+        if (fibers[current].done) fail("left while others wait at a barrier");
+        if (fibers[current].wait != Wait::block) fail("waits for other lanes than they do, or while others wait at a barrier");
+        fibers[current].wait = Wait::nothing;
     }
-    return true;
-}
-
-/// Ends the waiting that can be ended; fails where none can.
-void release() {
-    std::vector<unsigned> ready;
-    unsigned at_barrier = 0, done = 0;
-    for (unsigned i = 0; i < threads; i++) {
-        done += fibers[i].done;
-        at_barrier += !fibers[i].done && fibers[i].wait == Wait::block;
-        if (!fibers[i].done && fibers[i].wait == Wait::lanes && has_its_lanes(i)) ready.push_back(i);
-    }
-    if (ready.empty()) {
-        if (done != 0) fail("threads left while others wait at a barrier");
-        if (at_barrier != threads) fail("threads wait for each other in different places");
-        for (unsigned i = 0; i < threads; i++) fibers[i].wait = Wait::nothing;
-    }
-    for (const unsigned i : ready) fibers[i].wait = Wait::nothing;
 }
 
 bool all_done() {
@@ -122,20 +123,24 @@ bool all_done() {
 
 }  // namespace
 
-void wait_for_block() { wait(Wait::block, 0); }
+void wait_for_block() {
+    fibers[current].wait = Wait::block;
+    change(fibers[current].state, scheduler);
+}
 
 const char *begin_exchange(unsigned mask, const void *from, std::size_t bytes) {
-    if ((mask >> current % kLanes & 1) == 0) fail("is no lane of its own mask");
     std::memcpy(given[current], from, bytes);
-    wait(Wait::lanes, mask);
+    wait_for_lanes(mask);
     return given[current / kLanes * kLanes];
 }
 
-void end_exchange(unsigned mask) { wait(Wait::lanes, mask); }
+void end_exchange(unsigned mask) { wait_for_lanes(mask); }
 
-cudaError_t run(dim3 grid, unsigned count, const std::function<void()> &thread) {
+void *dynamic_memory() { return shared.data(); }
+
+cudaError_t run(dim3 grid, unsigned count, std::size_t shared_bytes, const std::function<void()> &thread) {
     if (grid.x == 0 || grid.x > 0x7fffffff || grid.y == 0 || grid.y > 65535 || grid.z == 0 || grid.z > 65535 || count == 0 ||
-        count > kMostThreads)
+        count > kMostThreads || shared_bytes > kSharedBytes)
         return cudaErrorInvalidConfiguration;
     const std::lock_guard<std::mutex> lock(running);
     threads = count;
@@ -148,16 +153,40 @@ cudaError_t run(dim3 grid, unsigned count, const std::function<void()> &thread) 
         for (unsigned y = 0; y < grid.y; y++)
             for (unsigned x = 0; x < grid.x; x++) {
                 block_index = {x, y, z};
+                std::memset(shared.data(), 0xff, shared_bytes);
                 for (unsigned i = 0; i < threads; i++) {
                     fibers[i].wait = Wait::nothing;
                     fibers[i].done = false;
                 }
                 while (!all_done())
-                    if (!run_ready()) release();
+                    if (!run_ready()) release_block();
             }
     return cudaSuccess;
 }
 
 }  // namespace emulator
+
+void multiply_add(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+    const uint32_t registers[6] = {a0, a1, a2, a3, b0, b1};
+    float2 own[6];
+    for (int i = 0; i < 6; i++) {
+        __half2 halves;
+        std::memcpy(&halves, &registers[i], sizeof halves);
+        own[i] = __half22float2(halves);
+    }
+    const unsigned lane = threadIdx.x % 32;
+    const char *lanes = emulator::begin_exchange(0xffffffff, own, sizeof own);
+    const auto pair_of = [&](unsigned row, unsigned pair, unsigned which) {
+        return *reinterpret_cast<const float2 *>(lanes + (row % 8 * 4 + pair % 4) * 64 + which * sizeof(float2));
+    };
+    for (unsigned i = 0; i < 4; i++) {
+        const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        for (unsigned pair = 0; pair < 8; pair++) {
+            const float2 a = pair_of(row, pair, row / 8 + pair / 4 * 2), b = pair_of(column, pair, 4 + pair / 4);
+            c[i] += a.x * b.x + a.y * b.y;
+        }
+    }
+    emulator::end_exchange(0xffffffff);
+}
 
 void star_emulator_backwards(int backwards) { emulator::backwards = backwards != 0; }

@@ -18,6 +18,7 @@
 #define __device__
 #define __shared__ static  // of the one block that runs
 #define __launch_bounds__(...)
+#define STAR_DYNAMIC_SHARED(name) uint4 *const name = static_cast<uint4 *>(emulator::dynamic_memory())
 
 using std::max;
 using std::min;
@@ -58,9 +59,17 @@ inline float __half2float(__half half) {
     return static_cast<float>(value);
 }
 
+struct __half2 {
+    __half x, y;
+};
+inline __half2 __floats2half2_rn(float x, float y) { return {__float2half_rn(x), __float2half_rn(y)}; }
+inline float2 __half22float2(__half2 pair) { return {__half2float(pair.x), __half2float(pair.y)}; }
+
 inline int __ffsll(long long bits) { return __builtin_ffsll(bits); }
-inline float __sinf(float x) { return std::sin(x); }
-inline float __cosf(float x) { return std::cos(x); }
+/// NaN where a GPU's own are no longer right to 2^-21.
+inline float __sinf(float x) { return std::fabs(x) < 3.2f ? std::sin(x) : NAN; }
+inline float __cosf(float x) { return std::fabs(x) < 3.2f ? std::cos(x) : NAN; }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float power_of_2(float x) { return std::exp2(x); }
 inline float reciprocal(float x) { return 1.0f / x; }
 
@@ -76,7 +85,10 @@ void wait_for_block();
 const char *begin_exchange(unsigned mask, const void *from, std::size_t bytes);
 void end_exchange(unsigned mask);
 
-cudaError_t run(dim3 grid, unsigned threads, const std::function<void()> &thread);
+/// Of the block; NaN at its start.
+void *dynamic_memory();
+
+cudaError_t run(dim3 grid, unsigned threads, std::size_t shared_bytes, const std::function<void()> &thread);
 
 template <class Value>
 Value value_of(unsigned mask, Value value, unsigned lane) {
@@ -94,6 +106,7 @@ Value value_of(unsigned mask, Value value, unsigned lane) {
 #define gridDim emulator::grid_size
 
 inline void __syncthreads() { emulator::wait_for_block(); }
+inline void __syncwarp(unsigned mask = 0xffffffff) { emulator::end_exchange(mask); }
 
 template <class Value>
 Value __shfl_xor_sync(unsigned mask, Value value, unsigned lanes) {
@@ -101,8 +114,25 @@ Value __shfl_xor_sync(unsigned mask, Value value, unsigned lanes) {
 }
 
 template <class... Parameters, class... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, cudaStream_t, const Arguments &...arguments) {
-    return emulator::run(grid, threads, [&] { kernel(arguments...); });
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared_bytes, cudaStream_t,
+                   const Arguments &...arguments) {
+    return emulator::run(grid, threads, shared_bytes, [&] { kernel(arguments...); });
 }
+
+inline void load_matrices(uint32_t (&b)[4], const __half *row) {
+    const unsigned lane = threadIdx.x % 32;
+    const char *rows = emulator::begin_exchange(0xffffffff, &row, sizeof row);
+    for (unsigned i = 0; i < 4; i++) {
+        const char *from;
+        std::memcpy(&from, rows + (i * 8 + lane / 4) * 64, sizeof from);
+        std::memcpy(&b[i], from + lane % 4 * 4, sizeof b[i]);
+    }
+    emulator::end_exchange(0xffffffff);
+}
+
+void multiply_add(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1);
+
+inline void copy_16_bytes(void *to, const void *from) { std::memcpy(to, from, 16); }
+inline void await_copies() {}
 
 extern "C" __attribute__((visibility("default"))) void star_emulator_backwards(int backwards);

@@ -128,7 +128,7 @@ cudaError_t star_cuda_context_attention(const star_cuda_shape *shape, const star
         using Element = decltype(element);
         const auto run = [&](auto *weights) {
             using Weight = std::remove_const_t<std::remove_pointer_t<decltype(weights)>>;
-            return launch(context_attention_kernel<Element, Weight>, dim3(shape->clips * shape->joints), kThreads, stream,
+            return launch(context_attention_kernel<Element, Weight>, dim3(shape->clips * shape->joints), kThreads, 0, stream,
                           *shape, *format, static_cast<const Element *>(x), weights, cu_seqlens, static_cast<Element *>(out));
         };
         return weight_type == STAR_CUDA_FP32 ? run(static_cast<const float *>(weight))

@@ -202,11 +202,11 @@ cudaError_t run(const star_cuda_shape &shape, const star_cuda_format &format, fl
     const int groups = (shape.channels + kChannels - 1) / kChannels, size = state_size(shape);
     const dim3 chunks(slots_of(shape), shape.joints * groups), clips(shape.clips, blocks_of(size, kThreads));
     cudaError_t error =
-        launch(sum_kernel<Element, kHeadDim>, chunks, kThreads, stream, shape, format, qkv, cu_seqlens, states);
-    if (error == cudaSuccess) error = launch(combine_kernel, clips, kThreads, stream, size, cu_seqlens, states);
+        launch(sum_kernel<Element, kHeadDim>, chunks, kThreads, 0, stream, shape, format, qkv, cu_seqlens, states);
+    if (error == cudaSuccess) error = launch(combine_kernel, clips, kThreads, 0, stream, size, cu_seqlens, states);
     if (error == cudaSuccess)
-        error = launch(apply_kernel<Element, kHeadDim>, chunks, kThreads, stream, shape, format, eps, qkv, cu_seqlens, states,
-                       out);
+        error = launch(apply_kernel<Element, kHeadDim>, chunks, kThreads, 0, stream, shape, format, eps, qkv, cu_seqlens,
+                       states, out);
     return error;
 }
 

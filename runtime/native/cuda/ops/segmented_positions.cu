@@ -50,7 +50,7 @@ cudaError_t star_cuda_segmented_positions(const star_cuda_shape *shape, const st
                     blocks_of(shape->joints, kJoints));
     return for_type(format->type, [&](auto element) {
         using Element = decltype(element);
-        return launch(positions_kernel<Element>, grid, kThreads, stream, *shape, *format, static_cast<const Element *>(x),
+        return launch(positions_kernel<Element>, grid, kThreads, 0, stream, *shape, *format, static_cast<const Element *>(x),
                       cu_seqlens, static_cast<Element *>(out));
     });
 }

@@ -109,7 +109,7 @@ cudaError_t star_cuda_sparse_attention(const star_cuda_shape *shape, const star_
             if (shape->frames == 0) return cudaSuccess;
             const int64_t items =
                 static_cast<int64_t>(shape->frames) * shape->joints * shape->channels / (kHeadDim < 8 ? 4 : 8);
-            return launch(sparse_attention_kernel<Element, kHeadDim>, dim3(blocks_of(items, kThreads)), kThreads, stream,
+            return launch(sparse_attention_kernel<Element, kHeadDim>, dim3(blocks_of(items, kThreads)), kThreads, 0, stream,
                           alone, *format, words, static_cast<const Element *>(qkv), static_cast<Element *>(out));
         });
     });
