@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from star_edge.bench.bench import DEFAULT_ENGINES, ENGINES, bench_bundle
+from star_edge.bench.bench import CUDA_ENGINES, DEFAULT_ENGINES, ENGINES, bench_bundle
 from star_edge.bench.report import BenchReport, BenchResult
 from star_edge.bench.workloads import DEFAULT_WORKLOADS, parse_workload
 
-__all__ = ["DEFAULT_ENGINES", "DEFAULT_WORKLOADS", "ENGINES", "BenchReport", "BenchResult", "bench_bundle", "parse_workload"]
+__all__ = [
+    "CUDA_ENGINES",
+    "DEFAULT_ENGINES",
+    "DEFAULT_WORKLOADS",
+    "ENGINES",
+    "BenchReport",
+    "BenchResult",
+    "bench_bundle",
+    "parse_workload",
+]

@@ -13,13 +13,16 @@ import numpy as np
 from runtime.bundle import Bundle, write_report
 from runtime.errors import InputError, MismatchError
 from star_edge import __version__
+from star_edge.bench import cuda
 from star_edge.bench.host import read_host, usable_cores
+from star_edge.bench.jetson import read_jetson
 from star_edge.bench.macs import macs
 from star_edge.bench.measure import Contender, Plan, Trial
 from star_edge.bench.peak import Peak, measure_fma_peak
 from star_edge.bench.process import EngineProcess, WorkerError
 from star_edge.bench.report import BenchReport, BenchResult, Latency, Limit, WorkloadEntry
 from star_edge.bench.workloads import DEFAULT_WORKLOADS, Workload, parse_workload
+from star_edge.engines import ENGINES as BUNDLE_ENGINES
 from star_edge.engines import precisions as precisions_of
 from star_edge.models.config import StarConfig
 
@@ -39,8 +42,16 @@ ENGINES = {
 # the others take packages of their own, or minutes to compile: they are measured when they are named
 DEFAULT_ENGINES = ("torch", "torch-pyg", "torch-compile", "onnxruntime", "native")
 _REFERENCE = ("torch", "fp32", "per-clip")
+# the same on an NVIDIA GPU: PyTorch in its forms, and of our engines the one that runs there
+CUDA_ENGINES = {
+    "torch": ("per-clip", "packed"),
+    "torch-pyg": ("packed",),
+    "torch-compile": ("per-clip",),
+    **({"tensorrt": ("packed",)} if "tensorrt" in BUNDLE_ENGINES else {}),
+}
+_MODES = {"cpu": ENGINES, "cuda": CUDA_ENGINES}
 # engines measured in every precision that this engine runs the bundle in; the others are measured in fp32
-_PRECISIONS_OF = {"onnxruntime": "onnxruntime", "native": "native", "native-avx2": "native"}
+_PRECISIONS_OF = {"onnxruntime": "onnxruntime", "native": "native", "native-avx2": "native", "tensorrt": "tensorrt"}
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 Key = tuple[str, str, str]  # engine, precision, mode
@@ -53,10 +64,11 @@ def bench_bundle(
     engines: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
     threads: int | None = None,
+    device: str = "cpu",
     plan: Plan = Plan(),
     track: Track | None = None,
 ) -> BenchReport:
-    """Time engines on the same generated clips and threads, and write ``reports/bench.json``.
+    """Time engines on the same generated clips, device and threads, and write ``reports/bench.json``.
 
     Each engine runs in a process of its own; per workload they take turns. Eager PyTorch is always among them: its fp32
     answers are the reference, and a row that leaves its precision's tolerance (runtime.tolerances) gets no speed. Engines
@@ -65,23 +77,27 @@ def bench_bundle(
     Args:
         bundle: an opened bundle or its folder.
         workloads: names, see ``parse_workload``.
-        engines: names of ``ENGINES``; default: ``DEFAULT_ENGINES``.
+        engines: names of ``ENGINES``, default ``DEFAULT_ENGINES``; on a GPU of ``CUDA_ENGINES``, default all.
         precisions: default: all that an engine runs the bundle in.
         threads: threads of every engine; default: the cores this process may use.
+        device: ``cpu`` or ``cuda``.
         plan: how long to measure.
         track: wraps the iteration for a progress bar.
 
-    Raises InputError (unknown workload or engine), MismatchError (a precision the bundle lacks; no PyTorch to compare with).
+    Raises InputError (unknown workload or engine), MismatchError (a precision the bundle lacks; no PyTorch on the device to
+    compare with).
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     bundle.require_folder("bench")  # said before the work: the report is written into it
     chosen = sorted(map(parse_workload, dict.fromkeys(workloads)), key=lambda workload: sum(workload.rows))
-    keys = _keys(bundle, engines, precisions, any(workload.clips > 1 for workload in chosen))
+    keys = _keys(bundle, engines, precisions, any(workload.clips > 1 for workload in chosen), device)
     threads = threads or usable_cores()
-    host, peak = read_host(), measure_fma_peak(threads)
-    with _opened(bundle, keys, threads) as contenders:
+    host, peak = read_host(), measure_fma_peak(threads) if device == "cpu" else None
+    with _opened(bundle, keys, threads, device) as contenders:
         trials = _measure(contenders, chosen, plan, track)
-        again = measure_fma_peak(threads)
+        if host.jetson is not None:
+            host = msgspec.structs.replace(host, jetson_after=read_jetson())
+        again = measure_fma_peak(threads) if device == "cpu" else None
         if peak is None or again is None:
             peak = _matmul_peak(contenders[_REFERENCE], threads)
         else:
@@ -93,26 +109,32 @@ def bench_bundle(
         bundle=bundle.path.resolve().name,
         bundle_id=bundle.manifest.bundle_id,
         host=host,
-        device="cpu",
+        device=device,
         threads=threads,
         rounds=plan.rounds,
         workloads=entries,
         results=results,
         limit=tuple(Limit(e.name, e.macs / peak.macs_per_s * 1e3, peak.macs_per_s, peak.how) for e in entries),
         latency=latency_gate(results),
+        idle=tuple(row for trial in trials for row in trial.idle_results()),
     )
     write_report(bundle, "bench", msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     return report
 
 
-def _keys(bundle: Bundle, engines: Sequence[str] | None, precisions: Sequence[str] | None, batches: bool) -> list[Key]:
+def _keys(
+    bundle: Bundle, engines: Sequence[str] | None, precisions: Sequence[str] | None, batches: bool, device: str
+) -> list[Key]:
     """Contenders in the order of their turns, the reference first."""
-    named = DEFAULT_ENGINES if engines is None else engines
-    unknown = set(named) - ENGINES.keys()
+    modes = _MODES[device]
+    named = (CUDA_ENGINES if device == "cuda" else DEFAULT_ENGINES) if engines is None else engines
+    unknown = set(named) - modes.keys()
     if unknown:
-        raise InputError(f"no engine '{min(unknown)}' to measure", expected=f"one of {', '.join(ENGINES)}")
-    chosen = [engine for engine in ENGINES if engine in named or engine == _REFERENCE[0]]
+        raise InputError(f"no engine '{min(unknown)}' to measure on {device}", expected=f"one of {', '.join(modes)}")
+    chosen = [engine for engine in modes if engine in named or engine == _REFERENCE[0]]
     computed = {engine: precisions_of(bundle.manifest, like) for engine, like in _PRECISIONS_OF.items() if engine in chosen}
+    if device == "cuda":
+        computed |= {engine: form.precisions for engine, form in cuda.FORMS.items() if engine in chosen}
     for precision in precisions or ():
         if not any(precision in held for held in computed.values()):
             bundle.precision(precision)  # raises unless the bundle has a model of it
@@ -120,23 +142,36 @@ def _keys(bundle: Bundle, engines: Sequence[str] | None, precisions: Sequence[st
         (engine, precision, mode)
         for engine in chosen
         for precision in computed.get(engine, ("fp32",))
-        if precisions is None or precision in precisions or engine not in computed
-        for mode in ENGINES[engine]
-        if batches or mode == ENGINES[engine][0]
+        if precisions is None or precision in precisions or engine not in computed or (engine, precision) == _REFERENCE[:2]
+        for mode in modes[engine]
+        if batches or mode == modes[engine][0]
     ]
 
 
 @contextlib.contextmanager
-def _opened(bundle: Bundle, keys: Sequence[Key], threads: int) -> Iterator[dict[Key, Contender]]:
+def _opened(bundle: Bundle, keys: Sequence[Key], threads: int, device: str) -> Iterator[dict[Key, Contender]]:
     """Every contender's process, opened; ended on leaving."""
     with contextlib.ExitStack() as stack:
-        contenders = {key: Contender(stack.enter_context(EngineProcess(*key, threads))) for key in keys}
+        contenders = {key: Contender(stack.enter_context(EngineProcess(*key, threads, device))) for key in keys}
         for contender in contenders.values():
             try:
                 contender.opened = contender.process.open(str(bundle.path.resolve()))
             except WorkerError as error:
                 contender.failure = str(error)
+                if contender is contenders[_REFERENCE]:
+                    raise _no_reference(contender) from None
         yield contenders
+
+
+def _no_reference(contender: Contender) -> MismatchError:
+    device = contender.process.device
+    return MismatchError(
+        "there is no PyTorch to compare with",
+        where=f"--device {device}",
+        found=contender.failure,
+        expected="the torch engine running the bundle",
+        hint="pip install 'star-edge[export]'" if device == "cpu" else "a PyTorch with CUDA for this machine, or --device cpu",
+    )
 
 
 def _measure(contenders: dict[Key, Contender], workloads: Sequence[Workload], plan: Plan, track: Track | None) -> list[Trial]:
@@ -152,13 +187,17 @@ def _measure(contenders: dict[Key, Contender], workloads: Sequence[Workload], pl
             trials = [
                 Trial(contender, workload.name, plan)
                 for (engine, _, mode), contender in contenders.items()
-                if workload.clips > 1 or mode == ENGINES[engine][0]
+                if workload.clips > 1 or mode == _MODES[contender.process.device][engine][0]
             ]
             reference = _warm_up(trials)
             done += trials
         else:
             for trial in trials:
                 trial.take_turn(reference)
+        if turn == plan.rounds:
+            for gap_ms in plan.idle_ms:
+                for trial in trials:
+                    trial.call_after_idling(gap_ms, reference)
     return done
 
 
@@ -166,12 +205,7 @@ def _warm_up(trials: Sequence[Trial]) -> np.ndarray:
     """First calls of a workload; returns the reference's logits [B, K], which every other's are compared with."""
     reference = trials[0].warm_up()
     if reference is None:
-        raise MismatchError(
-            "there is no PyTorch to compare with",
-            found=trials[0].contender.failure,
-            expected="the torch engine running the bundle",
-            hint="pip install 'star-edge[export]'",
-        )
+        raise _no_reference(trials[0].contender)
     for trial in trials[1:]:
         logits = trial.warm_up()
         if logits is not None:
@@ -180,8 +214,11 @@ def _warm_up(trials: Sequence[Trial]) -> np.ndarray:
 
 
 def _matmul_peak(reference: Contender, threads: int) -> Peak:
-    on = f"on {threads} thread{'s' if threads > 1 else ''}"
-    how = f"largest float32 matrix product rate of torch {on}: no C compiler here to measure the FMA units"
+    if reference.process.device == "cuda":
+        how = f"largest float32 matrix product rate of {reference.opened.provider}; tensor cores are faster"
+    else:
+        on = f"on {threads} thread{'s' if threads > 1 else ''}"
+        how = f"largest float32 matrix product rate of torch {on}: no C compiler here to measure the FMA units"
     return Peak(reference.process.matmul_rate(), how)
 
 

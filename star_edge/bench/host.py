@@ -8,6 +8,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from star_edge.bench.jetson import read_jetson
 from star_edge.bench.report import Host
 
 _CPU = Path("/sys/devices/system/cpu/cpu0/cpufreq")
@@ -34,6 +35,7 @@ def read_host() -> Host:
         system=platform.platform(),
         versions={"python": platform.python_version()} | {name: found for name in _PACKAGES if (found := _version(name))},
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        jetson=read_jetson(),
     )
 
 

@@ -12,10 +12,11 @@ import numpy as np
 from runtime.tolerances import TOLERANCES, relative_error
 from star_edge.bench.process import EngineProcess, WorkerError
 from star_edge.bench.protocol import Opened, Ran
-from star_edge.bench.report import BenchResult
+from star_edge.bench.report import BenchResult, IdleResult
 
 _MAX_CALLS = 2000
 _WARM_UP_CALLS, _WARM_UP_SECONDS = 5, 0.3
+_IDLE_CALLS = 20
 _LONG_CALL_S = 0.2  # such a call hardly feels the caches and clocks it starts with
 
 
@@ -28,12 +29,14 @@ class Plan:
         seconds: timed seconds of each contender per workload, of at least one call a round and at most 2000 calls.
         repeats: at least so many calls instead, the same in each turn; None: by ``seconds``.
         first_call_limit_s: longest first call, which may compile.
+        idle_ms: afterwards, calls with so many milliseconds of sleep before each.
     """
 
     rounds: int = 5
     seconds: float = 1.0
     repeats: int | None = None
     first_call_limit_s: float = 180.0
+    idle_ms: tuple[float, ...] = ()
 
     def calls_per_turn(self, call_s: float) -> int:
         """Timed calls in one turn of a contender whose call takes ``call_s``."""
@@ -66,6 +69,8 @@ class Trial:
     def __init__(self, contender: Contender, workload: str, plan: Plan) -> None:
         self.contender, self.workload, self.plan = contender, workload, plan
         self.times_s: list[float] = []
+        self.device_times_s: list[float] = []
+        self.idle_s: dict[float, list[float]] = {}
         self.first_s: float | None = None
         self.peak_rss_mb: float | None = None
         self.preemptions = 0
@@ -107,9 +112,45 @@ class Trial:
             self.ran = False
             return
         self.times_s += ran.times_s
+        self.device_times_s += ran.device_times_s
         self.peak_rss_mb = ran.peak_rss_mb
         self.preemptions += ran.preemptions
         self.judge(np.array(ran.logits), reference)
+
+    def call_after_idling(self, gap_ms: float, reference: np.ndarray) -> None:
+        """Calls with ``gap_ms`` of sleep before each; nothing once an answer was wrong."""
+        if not self.correct:
+            return
+        ran = self.contender.attempt(
+            lambda process: process.run(self.workload, untimed=0, timed=_IDLE_CALLS, gap_s=gap_ms / 1e3)
+        )
+        if ran is None:
+            self.ran = False
+            return
+        self.idle_s[gap_ms] = ran.times_s
+        self.judge(np.array(ran.logits), reference)
+
+    def idle_results(self) -> list[IdleResult]:
+        """A row a gap, none unless correct."""
+        if not self.correct:
+            return []
+        process, rows = self.contender.process, []
+        for gap_ms, times_s in self.idle_s.items():
+            median, p90, _ = percentiles_ms(times_s)
+            rows.append(
+                IdleResult(
+                    engine=process.engine,
+                    mode=process.mode,
+                    precision=process.precision,
+                    workload=self.workload,
+                    gap_ms=gap_ms,
+                    calls=len(times_s),
+                    median_ms=median,
+                    p90_ms=p90,
+                    max_ms=max(times_s) * 1e3,
+                )
+            )
+        return rows
 
     def judge(self, logits: np.ndarray, reference: np.ndarray) -> None:
         """Keep the largest distance to the reference seen."""
@@ -136,6 +177,7 @@ class Trial:
         if not self.correct:
             return row
         median, p90, p99 = percentiles_ms(self.times_s)
+        device_median, device_p90, _ = percentiles_ms(self.device_times_s) if self.device_times_s else (None, None, None)
         return msgspec.structs.replace(
             row,
             calls=len(self.times_s),
@@ -146,6 +188,8 @@ class Trial:
             first_call_s=self.first_s,
             peak_rss_mb=self.peak_rss_mb,
             preemptions_per_s=self.preemptions / sum(self.times_s),
+            device_median_ms=device_median,
+            device_p90_ms=device_p90,
         )
 
     def _reason(self) -> str:

@@ -31,11 +31,12 @@ _LENGTHS = 64  # torch.compile gives up on a function after 8 of them
 
 
 class Peer(NamedTuple):
-    """An opened peer, and what is really used, as an engine's report says it."""
+    """An opened peer, and what is really used, as an engine's report says it; on a GPU, seconds it took in the last call."""
 
     run: Forward
     compute: str
     provider: str
+    device_seconds: Callable[[], float] | None = None
 
 
 def _torch_pyg(bundle: Bundle, precision: str, threads: int) -> Peer:
@@ -46,7 +47,7 @@ def _torch_pyg(bundle: Bundle, precision: str, threads: int) -> Peer:
 
     kernels = ", ".join(f"{package} {version(package)}" for package in ("torch-scatter", "torch-sparse"))
     call = _torch_call(pyg_star(_torch_model(bundle, threads)))
-    return Peer(_checked(bundle, call), "fp32", f"torch {torch.__version__}, {kernels}")
+    return Peer(checked(bundle, call), "fp32", f"torch {torch.__version__}, {kernels}")
 
 
 def _torch_compile(bundle: Bundle, precision: str, threads: int) -> Peer:
@@ -54,18 +55,16 @@ def _torch_compile(bundle: Bundle, precision: str, threads: int) -> Peer:
     import torch
 
     call = _torch_call(torch.compile(_torch_model(bundle, threads), dynamic=True))
-    return Peer(_clip_by_clip(bundle, call), "fp32", f"torch {torch.__version__} compile, inductor")
+    return Peer(clip_by_clip(bundle, call), "fp32", f"torch {torch.__version__} compile, inductor")
 
 
 def _torch_compile_static(bundle: Bundle, precision: str, threads: int) -> Peer:
     """Compiled anew for every length."""
     import torch
-    import torch._dynamo.config as dynamo
 
-    limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"  # its name until torch 2.5
-    setattr(dynamo, limit, _LENGTHS)
+    compile_many_lengths()
     call = _torch_call(torch.compile(_torch_model(bundle, threads), dynamic=False))
-    return Peer(_clip_by_clip(bundle, call), "fp32", f"torch {torch.__version__} compile, inductor, for each length")
+    return Peer(clip_by_clip(bundle, call), "fp32", f"torch {torch.__version__} compile, inductor, for each length")
 
 
 def _onnxruntime_clip(bundle: Bundle, precision: str, threads: int) -> Peer:
@@ -84,7 +83,7 @@ def _onnxruntime_clip(bundle: Bundle, precision: str, threads: int) -> Peer:
         return logits
 
     provider = f"onnxruntime {onnxruntime.__version__} CPUExecutionProvider, torch.onnx.export of one clip"
-    return Peer(_clip_by_clip(bundle, call), "fp32", provider)
+    return Peer(clip_by_clip(bundle, call), "fp32", provider)
 
 
 def _openvino(bundle: Bundle, precision: str, threads: int) -> Peer:
@@ -95,7 +94,7 @@ def _openvino(bundle: Bundle, precision: str, threads: int) -> Peer:
 
     graph = inline_local_functions(load_model_from_string(bundle.read(model_file("fp32"))))
     call = _openvino_call(graph.SerializeToString(), threads)
-    return Peer(_clip_by_clip(bundle, call), "fp32", f"openvino {openvino.__version__} CPU")
+    return Peer(clip_by_clip(bundle, call), "fp32", f"openvino {openvino.__version__} CPU")
 
 
 def _openvino_static(bundle: Bundle, precision: str, threads: int) -> Peer:
@@ -110,7 +109,7 @@ def _openvino_static(bundle: Bundle, precision: str, threads: int) -> Peer:
         return logits
 
     provider = f"openvino {openvino.__version__} CPU, torch.onnx.export of one clip for each length"
-    return Peer(_clip_by_clip(bundle, call), "fp32", provider)
+    return Peer(clip_by_clip(bundle, call), "fp32", provider)
 
 
 def _native_avx2(bundle: Bundle, precision: str, threads: int) -> Peer:
@@ -134,7 +133,15 @@ PEERS: dict[str, Callable[[Bundle, str, int], Peer]] = {
 }
 
 
-def _checked(bundle: Bundle, call: Forward) -> Forward:
+def compile_many_lengths() -> None:
+    """Let torch.compile make one function for each of many lengths."""
+    import torch._dynamo.config as dynamo
+
+    limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"  # its name until torch 2.5
+    setattr(dynamo, limit, _LENGTHS)
+
+
+def checked(bundle: Bundle, call: Forward) -> Forward:
     """A call that looks at its inputs first, as every engine does: it would be unfair to leave it out of their time."""
     joints, channels = bundle.manifest.skeleton.num_joints, bundle.manifest.features.channels
 
@@ -145,13 +152,13 @@ def _checked(bundle: Bundle, call: Forward) -> Forward:
     return run
 
 
-def _clip_by_clip(bundle: Bundle, call: Forward) -> Forward:
+def clip_by_clip(bundle: Bundle, call: Forward) -> Forward:
     """One call a clip."""
 
     def run(features: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
         return np.concatenate([call(clip, cu_seqlens_of([len(clip)])) for clip in unpack(features, cu_seqlens)])
 
-    return _checked(bundle, run)
+    return checked(bundle, run)
 
 
 def _torch_model(bundle: Bundle, threads: int) -> Star:

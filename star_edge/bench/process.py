@@ -30,8 +30,8 @@ class WorkerError(Exception):
 class EngineProcess:
     """One engine in a process of its own, started at once; a context manager that ends it."""
 
-    def __init__(self, engine: str, precision: str, mode: str, threads: int) -> None:
-        self.engine, self.precision, self.mode, self.threads = engine, precision, mode, threads
+    def __init__(self, engine: str, precision: str, mode: str, threads: int, device: str = "cpu") -> None:
+        self.engine, self.precision, self.mode, self.threads, self.device = engine, precision, mode, threads, device
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
         self._process = subprocess.Popen(
             [sys.executable, "-m", "star_edge.bench.worker"],
@@ -56,14 +56,21 @@ class EngineProcess:
 
     def open(self, bundle: str) -> Opened:
         """Open the bundle; WorkerError when the engine refuses."""
-        request = Open(bundle, self.engine, self.precision, self.mode, self.threads)
+        request = Open(bundle, self.engine, self.precision, self.mode, self.threads, self.device)
         return self._ask(request, Opened, _REPLY_LIMIT_S)
 
     def run(
-        self, workload: str, *, untimed: int, timed: int, seconds: float = float("inf"), limit_s: float | None = None
+        self,
+        workload: str,
+        *,
+        untimed: int,
+        timed: int,
+        seconds: float = float("inf"),
+        gap_s: float = 0.0,
+        limit_s: float | None = None,
     ) -> Ran:
         """Run a workload, see :class:`~star_edge.bench.protocol.Run`; WorkerError when it fails or takes over ``limit_s``."""
-        return self._ask(Run(workload, untimed, timed, seconds), Ran, limit_s or _REPLY_LIMIT_S)
+        return self._ask(Run(workload, untimed, timed, seconds, gap_s), Ran, limit_s or _REPLY_LIMIT_S)
 
     def matmul_rate(self) -> float:
         """Largest rate of a float32 matrix product, multiply-accumulates per second; needs a torch engine."""

@@ -12,22 +12,25 @@ _LENGTH_BYTES = 8
 
 
 class Open(msgspec.Struct, tag=True):
-    """Open an engine of ``star_edge.bench.ENGINES``. Answered by Opened."""
+    """Open an engine that is measured on ``device``, ``cpu`` or ``cuda``. Answered by Opened."""
 
     bundle: str
     engine: str
     precision: str
     mode: str
     threads: int
+    device: str
 
 
 class Run(msgspec.Struct, tag=True):
-    """Run a workload ``untimed`` times and then ``timed`` times, fewer once ``seconds`` have passed. Answered by Ran."""
+    """Run a workload ``untimed`` times and then ``timed`` times, fewer once ``seconds`` have passed; sleep for ``gap_s``
+    before each call. Answered by Ran."""
 
     workload: str
     untimed: int
     timed: int
     seconds: float
+    gap_s: float
 
 
 class MeasureMatmul(msgspec.Struct, tag=True):
@@ -43,13 +46,14 @@ class Opened(msgspec.Struct, tag=True):
 
 class Ran(msgspec.Struct, tag=True):
     """Seconds of each timed call, and of the first of all as ``first_s``; logits [B][K] of the last call; how often the
-    system took a core away from this process meanwhile."""
+    system took a core away from this process meanwhile; seconds of each timed call on the GPU, where it counts them."""
 
     first_s: float
     times_s: list[float]
     logits: list[list[float]]
     peak_rss_mb: float
     preemptions: int
+    device_times_s: list[float] = []
 
 
 class Rate(msgspec.Struct, tag=True):

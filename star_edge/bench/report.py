@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import msgspec
 
+from star_edge.bench.jetson import JetsonState
+
 # an engine alone on its cores is preempted a few times a second, one that shares them at every slice of some milliseconds
 DISTURBED_PER_S = 50
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """The machine and the versions. An empty text or None says that the machine does not tell."""
+    """The machine and the versions. An empty text or None says that the machine does not tell.
+
+    Attributes:
+        jetson: a Jetson before the measurement, None on another machine and in reports of before; jetson_after: and after it.
+    """
 
     cpu: str
     cores: int
@@ -22,6 +28,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     system: str
     versions: dict[str, str]
     date: str
+    jetson: JetsonState | None = None
+    jetson_after: JetsonState | None = None
 
 
 class WorkloadEntry(msgspec.Struct, frozen=True):
@@ -52,6 +60,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
         first_call_s: the first call in its process, including any compilation; not part of the timed calls.
         peak_rss_mb: high-water mark of the process that ran this engine alone, up to the end of this workload.
         preemptions_per_s: how often the system gave the engine's cores to others while it was timed.
+        device_median_ms, device_p90_ms: of the GPU's own time in a call, between CUDA events, where the engine counts it.
     """
 
     engine: str
@@ -76,6 +85,22 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     first_call_s: float | None = None
     peak_rss_mb: float | None = None
     preemptions_per_s: float | None = None
+    device_median_ms: float | None = None
+    device_p90_ms: float | None = None
+
+
+class IdleResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Calls of an engine after the machine was left alone for ``gap_ms`` before each, as between a camera's frames."""
+
+    engine: str
+    mode: str
+    precision: str
+    workload: str
+    gap_ms: float
+    calls: int
+    median_ms: float
+    p90_ms: float
+    max_ms: float
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -110,7 +135,9 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bundle, bundle_id: name and identity of the bundle it was made from.
         threads: threads of every engine.
+        device: where it was measured, ``cpu`` or ``cuda``.
         rounds: turns each engine had per workload; all engines take a turn before the next round.
+        idle: of engines with right answers, where it was asked for.
     """
 
     star_edge_version: str
@@ -124,6 +151,7 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     results: tuple[BenchResult, ...]
     limit: tuple[Limit, ...]
     latency: tuple[Latency, ...]
+    idle: tuple[IdleResult, ...] = ()
     schema: str = "star-edge/bench/1"
 
     @property

@@ -18,12 +18,13 @@ import msgspec
 from runtime.bundle import Bundle
 from runtime.engine import Mode
 from runtime.errors import StarEdgeError
-from star_edge.bench.peers import PEERS
+from star_edge.bench.peers import PEERS, Peer
 from star_edge.bench.protocol import Failed, Open, Opened, Ran, Rate, Reply, Request, Run, receive, send
 from star_edge.bench.workloads import parse_workload
 from star_edge.engines import open_engine
 
-_MATMUL_SIZE, _MATMUL_SECONDS = 1024, 1.0
+_MATMUL_SIZE = {"cpu": 1024, "cuda": 4096}
+_MATMUL_SECONDS = 1.0
 
 
 class Worker:
@@ -35,19 +36,21 @@ class Worker:
             return self._open(request)
         if isinstance(request, Run):
             return self._run(request)
-        return Rate(_matmul_rate())
+        return Rate(_matmul_rate(self._device))
 
     def _open(self, request: Open) -> Opened:
         bundle = Bundle.open(request.bundle)
         manifest = bundle.manifest
         self._batch = cache(lambda name: parse_workload(name).make(manifest.skeleton, manifest.features))
-        if request.engine in PEERS:
-            self._forward, compute, provider = PEERS[request.engine](bundle, request.precision, request.threads)
-            return Opened(compute, provider)
+        self._device = request.device
+        peer = _open_peer(bundle, request)
+        if peer is not None:
+            self._forward, self._device_seconds = peer.run, peer.device_seconds
+            return Opened(peer.compute, peer.provider)
         engine = open_engine(
             bundle, request.engine, precision=request.precision, threads=request.threads, mode=cast("Mode", request.mode)
         )
-        self._forward = engine.run
+        self._forward, self._device_seconds = engine.run, getattr(engine, "device_seconds", None)
         report = engine.report()
         return Opened(report.compute, report.provider)
 
@@ -55,28 +58,45 @@ class Worker:
         features, cu_seqlens = self._batch(request.workload)
         deadline = time.monotonic() + request.seconds
         times: list[float] = []
+        device_times: list[float] = []
         preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         for _ in range(request.untimed + request.timed):
+            time.sleep(request.gap_s)
             begun = time.perf_counter()
             logits = self._forward(features, cu_seqlens)
             times.append(time.perf_counter() - begun)
+            if self._device_seconds is not None:
+                device_times.append(self._device_seconds())
             if time.monotonic() > deadline and len(times) > request.untimed:
                 break
         preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preempted
-        return Ran(times[0], times[request.untimed :], logits.tolist(), _peak_rss_mb(), preempted)
+        timed = slice(request.untimed, None)
+        return Ran(times[0], times[timed], logits.tolist(), _peak_rss_mb(), preempted, device_times[timed])
 
 
-def _matmul_rate() -> float:
+def _open_peer(bundle: Bundle, request: Open) -> Peer | None:
+    """A form of the model that is no engine of ours; None where an engine is asked for."""
+    if request.device == "cuda":
+        from star_edge.bench import cuda
+
+        return cuda.open_peer(bundle, request.engine, request.precision, request.mode)
+    return PEERS[request.engine](bundle, request.precision, request.threads) if request.engine in PEERS else None
+
+
+def _matmul_rate(device: str) -> float:
     """Largest float32 multiply-accumulates per second of a square product in torch."""
     import torch
 
-    a, b = torch.rand(2, _MATMUL_SIZE, _MATMUL_SIZE)
+    size = _MATMUL_SIZE[device]
+    a, b = torch.rand(2, size, size, device=device)
     best, deadline = float("inf"), time.monotonic() + _MATMUL_SECONDS
     while time.monotonic() < deadline:
         begun = time.perf_counter()
         a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
         best = min(best, time.perf_counter() - begun)
-    return _MATMUL_SIZE**3 / best
+    return size**3 / best
 
 
 def _peak_rss_mb() -> float:

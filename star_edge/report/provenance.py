@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from runtime.manifest import Manifest
+from star_edge.bench.jetson import describe
 from star_edge.bench.report import BenchReport
 from star_edge.report.content import Section, Table, number
 from star_edge.report.sources import Sources
@@ -93,6 +94,7 @@ def _host(bench: BenchReport) -> Table:
         ("system", host.system),
         ("versions", ", ".join(f"{name} {version}" for name, version in host.versions.items())),
         ("date", host.date),
+        *((f"Jetson {word}", describe(state)) for word, state in (("before", host.jetson), ("after", host.jetson_after)) if state),
     ]  # fmt: skip
     return Table(
         "Machine that the latencies are of", ["", ""], [[name, value or "not told"] for name, value in rows], words=True

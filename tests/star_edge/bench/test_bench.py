@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from runtime.bundle import Bundle, BundleWriter
 from runtime.errors import InputError, MismatchError
 from star_edge.bench import BenchReport, bench, bench_bundle
+from star_edge.bench.jetson import JetsonState
 from star_edge.bench.measure import Plan
 from star_edge.bench.process import EngineProcess, WorkerError
 from star_edge.cli import main
@@ -166,3 +168,50 @@ def test_a_worker_says_why_it_cannot_and_goes_on(bundle, tmp_path):
         with pytest.raises(WorkerError, match="its process ended"):
             process.run("1x3", untimed=0, timed=1)
     assert process._process.poll() is not None
+
+
+def test_calls_after_an_idle_gap(bundle, monkeypatch, capsys):
+    options = ("--engine", "native", "--precision", "fp32", "--workload", "1x3", "--threads", "1", "--repeats", "2")
+    monkeypatch.setenv("COLUMNS", "160")
+    assert run_verb(monkeypatch, bundle, *options, "--rounds", "1", "--idle", "0, 15,15") == 0
+    shown = capsys.readouterr().out
+    report = msgspec.json.decode((bundle / "reports" / "bench.json").read_bytes(), type=BenchReport)
+    rows = {(row.engine, row.gap_ms): row for row in report.idle}
+    assert rows.keys() == {(engine, gap) for engine in ("torch", "native") for gap in (0, 15)}
+    for row in rows.values():
+        assert (row.workload, row.precision, row.calls) == ("1x3", "fp32", 20)
+        assert 0 < row.median_ms <= row.p90_ms <= row.max_ms
+    assert rows["native", 15].median_ms < 15  # the gap itself is not timed
+    assert re.search(r"peak +idle +idle", shown)
+    assert re.search(r" 0 ms +15 ms +ok", shown)
+    assert bench_bundle(bundle, workloads=["1x3"], engines=["native"], plan=Plan(1, repeats=1)).idle == ()
+
+
+@pytest.mark.parametrize("gaps", ["33,", "fast", "-1", "1e3", "0;33"])
+def test_gaps_that_are_none(bundle, monkeypatch, capsys, gaps):
+    assert run_verb(monkeypatch, bundle, "--idle", gaps) == 2
+    assert "milliseconds such as 0,33,100" in capsys.readouterr().err
+
+
+def test_a_jetson_before_and_after(bundle, monkeypatch, capsys):
+    states = iter(
+        [
+            JetsonState(board="orin-nano-8gb", jetpack="6.2", power_mode="25W", power_mode_id=1, jetson_clocks=False),
+            JetsonState(
+                board="orin-nano-8gb", jetpack="6.2", power_mode="15W", power_mode_id=0, throttled=("gpu-throttle-alert",)
+            ),
+        ]
+    )
+    monkeypatch.setattr("star_edge.bench.host.read_jetson", lambda: next(states))
+    monkeypatch.setattr(bench, "read_jetson", lambda: next(states))
+    options = ("--engine", "native", "--precision", "fp32", "--workload", "1x3", "--repeats", "1", "--rounds", "1")
+    assert run_verb(monkeypatch, bundle, *options) == 0
+    report = msgspec.json.decode((bundle / "reports" / "bench.json").read_bytes(), type=BenchReport)
+    assert report.host.jetson
+    assert report.host.jetson_after
+    assert (report.host.jetson.power_mode, report.host.jetson_after.power_mode) == ("25W", "15W")
+    shown = capsys.readouterr().out
+    assert "before: orin-nano-8gb, JetPack 6.2, power mode 25W" in shown
+    assert "The power mode changed meanwhile, from 25W to 15W." in shown
+    assert "throttled by gpu-throttle-alert" in shown
+    assert "sudo jetson_clocks" in shown
