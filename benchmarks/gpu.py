@@ -3,7 +3,7 @@
     python benchmarks/gpu.py [--ours] [--out FILE]
 
 Needs torch with CUDA, numpy, pytest and nvcc; star-edge need not be installed. Builds the kernels for the present card, runs
-their tests, ``tests/runtime/native/test_cuda_model.py`` and ``test_cuda_ops.py``, then times each engine on 1x32, 1x300, mix8 and 64 clips of 32 to 300 frames. An
+their tests, ``tests/runtime/native/test_cuda_*.py``, then times each engine on 1x32, 1x300, mix8 and 64 clips of 32 to 300 frames. An
 answer beyond the tolerance has no time. Peers are PyTorch in float16 in two forms (gpu_peers.py), eager, in a CUDA graph, and
 compiled with CUDA graphs. Writes ``results/gpu.json`` and prints a table.
 """
@@ -63,7 +63,13 @@ def module_at(path: Path) -> ModuleType:
 def prove() -> None:
     """The kernels' tests, which end this program where they fail."""
     options = ["-q", "--tb=line", "--noconftest", "-c", os.devnull, f"--rootdir={REPOSITORY}"]
-    command = [sys.executable, "-m", "pytest", *options, *(str(TESTS / f"test_cuda_{part}.py") for part in ("model", "ops"))]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *options,
+        *(str(TESTS / f"test_cuda_{part}.py") for part in ("model", "ops", "layers")),
+    ]
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{TESTS}"}
     if code := subprocess.run(command, cwd=REPOSITORY, env=environment, check=False).returncode:
         raise SystemExit(f"the kernels' tests failed with {code}: nothing is measured")

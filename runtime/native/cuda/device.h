@@ -53,6 +53,15 @@ __device__ inline void multiply_add(float (&c)[4], uint32_t a0, uint32_t a1, uin
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+/// c += a b of a warp, [16, 8] += [16, 32] [32, 8], int32 sums of int8; the same bytes as halves, half as wide.
+__device__ inline void multiply_add(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                                    uint32_t b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
 /// Begins to copy 16 bytes into shared memory; await_copies() ends it.
 __device__ inline void copy_16_bytes(void *to, const void *from) {
     const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));

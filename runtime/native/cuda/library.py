@@ -7,12 +7,13 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from ctypes import POINTER, c_float, c_int32, c_size_t, c_uint64, c_void_p
+from ctypes import POINTER, c_float, c_int32, c_int64, c_size_t, c_uint64, c_void_p
 from pathlib import Path
 
 HERE = Path(__file__).parent
 MODEL = (HERE / "star_model.cu",)
 OPS = tuple(sorted((HERE / "ops").glob("*.cu")))
+LAYERS = tuple(sorted((HERE / "layers").glob("*.cu")))
 FLAGS = ("-O3", "-std=c++17", "-ftz=true", "--Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra,-fPIC,-fvisibility=hidden")
 HOST_FLAGS = (
     "-O2",
@@ -62,6 +63,21 @@ class Format(ctypes.Structure):
     _fields_ = (("type", c_int32), ("input_scale", c_float), ("output_scale", c_float))
 
 
+class LinearLayer(ctypes.Structure):
+    """``star_cuda_linear_layer``."""
+
+    _fields_ = (
+        ("type", c_int32),
+        ("inputs", c_int32),
+        ("outputs", c_int32),
+        ("matrix", c_void_p),
+        ("bias", c_void_p),
+        ("scales", c_void_p),
+        ("input_scale", c_float),
+        ("silu", c_int32),
+    )
+
+
 def find_nvcc() -> str | None:
     """Path of nvcc; None where there is none."""
     return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
@@ -82,11 +98,11 @@ def build(architectures: tuple[int, ...], folder: Path) -> tuple[Path, str]:
     library = folder / "libstar_cuda.so"
     targets = [word for arch in architectures for word in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
     command = [nvcc, *FLAGS, "-t0", *targets, "-Xptxas", "-v", "-shared", "-o", str(library)]
-    return library, _compile(command, (*MODEL, *OPS))
+    return library, _compile(command, (*MODEL, *OPS, *LAYERS))
 
 
 def build_emulated(folder: Path, sources: Sequence[Path]) -> Path:
-    """``MODEL`` or ``OPS`` as a shared library that computes on the processor, in host memory; raises as :func:`build`."""
+    """Some of ``MODEL``, ``OPS`` and ``LAYERS`` as a shared library that computes on the processor, in host memory; raises as :func:`build`."""
     compiler = find_host_compiler()
     assert compiler is not None
     library, emulator = folder / "libstar_emulated.so", HERE / "emulator"
@@ -112,6 +128,9 @@ def load(path: Path) -> ctypes.CDLL:
         "workspace": (c_size_t, POINTER(Sizes)),
         "run": (c_int32, POINTER(Sizes), POINTER(Weights), pointer, pointer, pointer, pointer, pointer),
         "segmented_linear_attention_workspace": (c_size_t, POINTER(Shape)),
+        "linear": (c_int32, POINTER(LinearLayer), c_int64, c_int32, pointer, c_int32, pointer, pointer),
+        "residual_norm": (c_int32, c_int32, c_int64, c_int32, *[pointer] * 7),
+        "embed": (c_int32, *[c_int32] * 5, *[pointer] * 7),
         **{name: (c_int32, POINTER(Shape), POINTER(Format), *own, pointer) for name, own in ops.items()},
     }
     for name, (result, *arguments) in functions.items():

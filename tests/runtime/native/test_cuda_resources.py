@@ -19,6 +19,10 @@ KERNELS = {
     "combine_kernel": 1,
     "apply_kernel": 15,
     "context_attention_kernel": 6,
+    "13linear_kernel": 4,  # 13 letters: float_linear_kernel is another
+    "float_linear_kernel": 1,
+    "residual_norm_kernel": 2,
+    "embed_kernel": 4,  # of star_model.cu two
 }
 
 

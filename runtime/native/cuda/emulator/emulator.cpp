@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -15,7 +16,7 @@ dim3 thread_index, block_index, block_size, grid_size;
 
 namespace {
 
-constexpr std::size_t kStackBytes = 128 * 1024, kLaneBytes = 64;
+constexpr std::size_t kStackBytes = 128 * 1024;
 constexpr std::size_t kSharedBytes = 227 * 1024;
 constexpr unsigned kMostThreads = 1024, kLanes = 32;
 
@@ -166,27 +167,45 @@ cudaError_t run(dim3 grid, unsigned count, std::size_t shared_bytes, const std::
 
 }  // namespace emulator
 
-void multiply_add(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-    const uint32_t registers[6] = {a0, a1, a2, a3, b0, b1};
-    float2 own[6];
-    for (int i = 0; i < 6; i++) {
-        __half2 halves;
-        std::memcpy(&halves, &registers[i], sizeof halves);
-        own[i] = __half22float2(halves);
-    }
+namespace {
+
+/// c += a b of a warp. Operands are the values in a register, kCount of a row's next to each other; a lane gives six of them.
+template <class Values, class Sum>
+void multiply_operands(Sum (&c)[4], const Values (&own)[6]) {
     const unsigned lane = threadIdx.x % 32;
     const char *lanes = emulator::begin_exchange(0xffffffff, own, sizeof own);
-    const auto pair_of = [&](unsigned row, unsigned pair, unsigned which) {
-        return *reinterpret_cast<const float2 *>(lanes + (row % 8 * 4 + pair % 4) * 64 + which * sizeof(float2));
+    const auto values_of = [&](unsigned row, unsigned part, unsigned which) -> const Values & {
+        return *reinterpret_cast<const Values *>(lanes + (row % 8 * 4 + part % 4) * emulator::kLaneBytes +
+                                                 which * sizeof(Values));
     };
     for (unsigned i = 0; i < 4; i++) {
         const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-        for (unsigned pair = 0; pair < 8; pair++) {
-            const float2 a = pair_of(row, pair, row / 8 + pair / 4 * 2), b = pair_of(column, pair, 4 + pair / 4);
-            c[i] += a.x * b.x + a.y * b.y;
+        for (unsigned part = 0; part < 8; part++) {
+            const Values &a = values_of(row, part, row / 8 + part / 4 * 2), &b = values_of(column, part, 4 + part / 4);
+            for (std::size_t k = 0; k < a.size(); k++) c[i] += static_cast<Sum>(a[k]) * static_cast<Sum>(b[k]);
         }
     }
     emulator::end_exchange(0xffffffff);
+}
+
+}  // namespace
+
+void multiply_add(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+    const uint32_t registers[6] = {a0, a1, a2, a3, b0, b1};
+    std::array<float, 2> own[6];
+    for (int i = 0; i < 6; i++) {
+        __half2 halves;
+        std::memcpy(&halves, &registers[i], sizeof halves);
+        own[i] = {__half2float(halves.x), __half2float(halves.y)};
+    }
+    multiply_operands(c, own);
+}
+
+void multiply_add(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+    const uint32_t registers[6] = {a0, a1, a2, a3, b0, b1};
+    std::array<int8_t, 4> own[6];
+    std::memcpy(own, registers, sizeof own);
+    multiply_operands(c, own);
 }
 
 void star_emulator_backwards(int backwards) { emulator::backwards = backwards != 0; }

@@ -78,9 +78,11 @@ namespace emulator {
 /// Of the thread that runs.
 extern dim3 thread_index, block_index, block_size, grid_size;
 
+constexpr std::size_t kLaneBytes = 64;  // most that a lane can give
+
 /// Waits until all threads of the block do.
 void wait_for_block();
-/// Gives `bytes` of memory to the lanes of the mask, and returns the place of lane 0's, 64 bytes a lane, once all have given
+/// Gives `bytes` of memory to the lanes of the mask, and returns the place of lane 0's, kLaneBytes a lane, once all have given
 /// theirs; it is theirs to read until end_exchange().
 const char *begin_exchange(unsigned mask, const void *from, std::size_t bytes);
 void end_exchange(unsigned mask);
@@ -93,7 +95,7 @@ cudaError_t run(dim3 grid, unsigned threads, std::size_t shared_bytes, const std
 template <class Value>
 Value value_of(unsigned mask, Value value, unsigned lane) {
     Value other;
-    std::memcpy(&other, begin_exchange(mask, &value, sizeof value) + lane * 64, sizeof other);
+    std::memcpy(&other, begin_exchange(mask, &value, sizeof value) + lane * kLaneBytes, sizeof other);
     end_exchange(mask);
     return other;
 }
@@ -124,13 +126,14 @@ inline void load_matrices(uint32_t (&b)[4], const __half *row) {
     const char *rows = emulator::begin_exchange(0xffffffff, &row, sizeof row);
     for (unsigned i = 0; i < 4; i++) {
         const char *from;
-        std::memcpy(&from, rows + (i * 8 + lane / 4) * 64, sizeof from);
+        std::memcpy(&from, rows + (i * 8 + lane / 4) * emulator::kLaneBytes, sizeof from);
         std::memcpy(&b[i], from + lane % 4 * 4, sizeof b[i]);
     }
     emulator::end_exchange(0xffffffff);
 }
 
 void multiply_add(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1);
+void multiply_add(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1);
 
 inline void copy_16_bytes(void *to, const void *from) { std::memcpy(to, from, 16); }
 inline void await_copies() {}

@@ -37,6 +37,12 @@ cudaError_t for_type(star_cuda_type type, const Call &call) {
     return cudaErrorInvalidValue;
 }
 
+/// The same for what is float32 or float16 only.
+template <class Call>
+cudaError_t for_float_type(star_cuda_type type, const Call &call) {
+    return type == STAR_CUDA_FP32 ? call(float{}) : type == STAR_CUDA_FP16 ? call(__half{}) : cudaErrorInvalidValue;
+}
+
 /// call(width of a head) with a Constant; cudaErrorInvalidValue for a width there is no kernel for.
 template <class Call>
 cudaError_t for_head_dim(const star_cuda_shape &shape, const Call &call) {
