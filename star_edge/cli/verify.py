@@ -31,6 +31,7 @@ _SHOWS_LAYERS = "onnxruntime"
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset; the training source recorded in BUNDLE if left out.")
 @click.option("--split", help="Split scheme; the one BUNDLE was trained under if left out.")
 @click.option("--part", type=click.Choice(["test", "val", "train"]), default="test", show_default=True)
+@click.option("--clips", "own_clips", is_flag=True, help="Use the clips that star-edge pack --clips put into BUNDLE.")
 @click.option("--samples", type=click.IntRange(min=1), help="Compare so many clips, drawn with --seed; all if left out.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one call; default: all usable cores.")
 @click.option("--layers", is_flag=True, help="Compare every module's output, on the clip whose logits are furthest apart.")
@@ -44,6 +45,7 @@ def command(
     data: Path | None,
     split: str | None,
     part: str,
+    own_clips: bool,
     samples: int | None,
     threads: int | None,
     layers: bool,
@@ -55,14 +57,17 @@ def command(
 
     \b
     fp32, fp16, bf16 keep 99.9 % of the reference's accuracy and 99.5 % of its answers; int8 99 % and 98 %.
-    A gate missed ends with exit code 3. The report is written to BUNDLE/reports/verify.json.
+    A gate missed ends with exit code 3. The report is written to BUNDLE/reports/verify.json. A packed BUNDLE is
+    compared on the clips in it, and its report is only shown: --json to keep it.
 
     With --layers, every module's output is compared instead (of one precision: --precision, else the bundle's default), the
     first one further off than the precision allows is named, and the clip is kept for --case.
     """
+    if own_clips:
+        _refuse_beside("--clips", ("data", "split", "part", "layers"))
     if layers:
         if case is not None:
-            _refuse_beside_case()
+            _refuse_beside("--case", ("data", "split", "part", "samples"))
         wanted = None if precision == "all" else precision
         path = find_bundle(bundle, folder_for="verify")
         _layers(path, data, split, part, engine or _SHOWS_LAYERS, wanted, samples, threads, bisect, case, output)
@@ -71,12 +76,15 @@ def command(
         raise click.UsageError(f"--{'bisect' if bisect else 'case'} belongs to --layers")
     from star_edge.verification import verify_bundle
 
-    path = find_bundle(bundle, folder_for="verify")
+    path = find_bundle(bundle)
+    if path.is_file():
+        _refuse_beside("a packed bundle", ("split", "part"))
     report = verify_bundle(
         path,
         data,
         split=split,
         part=part,
+        own_clips=own_clips,
         engine=engine or DEFAULT_ENGINE,
         precisions=None if precision == "all" else [precision],
         samples=samples,
@@ -86,7 +94,7 @@ def command(
     )
     output.document(report)
     show(report, output)
-    written = path / "reports" / "verify.json"
+    written = f"{path}, which keeps no report" if path.is_file() else path / "reports" / "verify.json"
     if not report.passed:
         missed = [result for result in report.results if not result.passed]
         raise GateError(
@@ -102,15 +110,16 @@ def command(
             else "star-edge inspect " + str(path),
         )
     clips = f"{report.samples} {report.part} clips" + (f" of {report.available}" if report.samples < report.available else "")
-    output.console.print(f"gates passed on {clips}: {written}; next: star-edge bench {path}", soft_wrap=True)
+    step = f"star-edge run {path} CLIP" if path.is_file() else f"star-edge bench {path}"
+    output.console.print(f"gates passed on {clips}: {written}; next: {step}", soft_wrap=True)
 
 
-def _refuse_beside_case() -> None:
-    """Raise UsageError for options that choose clips: with ``--case`` there is nothing to choose."""
+def _refuse_beside(option: str, others: tuple[str, ...]) -> None:
+    """Raise UsageError for other options that choose clips: with ``option`` they are chosen already."""
     source = click.get_current_context().get_parameter_source
-    given = [name for name in ("data", "split", "part", "samples") if source(name) is not ParameterSource.DEFAULT]
+    given = [name for name in others if source(name) is not ParameterSource.DEFAULT]
     if given:
-        raise click.UsageError(f"--{given[0]} chooses clips, and --case is one already")
+        raise click.UsageError(f"--{given[0]} chooses clips, and {option} has chosen them already")
 
 
 def _layers(

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from runtime.archive import CLIPS
 from runtime.bundle import Bundle, write_report
 from runtime.engine import Engine
 from runtime.errors import InputError
 from runtime.manifest import Manifest
 from star_edge import __version__
+from star_edge.data.packed import SPLIT, packed_dataset
 from star_edge.data.recorded import Recorded, open_recorded
 from star_edge.engines import DEFAULT_ENGINE, open_engine
 from star_edge.engines import precisions as precisions_of
@@ -42,22 +44,25 @@ def verify_bundle(
     engine: str = DEFAULT_ENGINE,
     precisions: Sequence[str] | None = None,
     samples: int | None = None,
+    own_clips: bool = False,
     seed: int = 0,
     threads: int | None = None,
     track: Track | None = None,
 ) -> VerifyReport:
     """Compare an engine with the fp32 ``torch`` reference on the same clips and write ``reports/verify.json``.
 
-    The answers clip by clip are written to ``reports/predictions.json``.
+    The answers clip by clip are written to ``reports/predictions.json``. A packed bundle is only read: it is compared on the
+    clips in it, and nothing is written.
 
     Args:
-        bundle: an opened bundle or its folder.
+        bundle: an opened bundle, its folder, or a packed bundle that has clips.
         dataset: an opened dataset or a path; default: the training source recorded in the bundle.
         split: scheme; default: the one the model was trained under, else the dataset's own default.
         part: ``test``, ``val`` or ``train``.
         engine: engine under test.
         precisions: default: all the engine runs the bundle in.
         samples: at most so many clips, drawn with ``seed``.
+        own_clips: compare on the clips in the bundle, see ``star-edge pack --clips``; neither a dataset nor a split are looked at.
         threads: threads of one call.
         track: wraps the iteration for a progress bar.
 
@@ -67,10 +72,13 @@ def verify_bundle(
     precision the bundle lacks) and what the engines raise.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    bundle.require_folder("verify")  # said before the work: the report is written into it
     manifest = bundle.manifest
-    data = open_recorded(Recorded.in_bundle(manifest), dataset, "verify")
-    scheme = split or (manifest.source.split if manifest.source.split in data.meta.splits else data.meta.default_split)
+    if own_clips or (bundle.archive is not None and dataset is None and bundle.sidecar(CLIPS) is not None):
+        data, scheme, part = packed_dataset(bundle), SPLIT, "test"
+    else:
+        bundle.require_folder("verify")  # said before the work: the report is written into it
+        data = open_recorded(Recorded.in_bundle(manifest), dataset, "verify")
+        scheme = split or (manifest.source.split if manifest.source.split in data.meta.splits else data.meta.default_split)
     chosen, available = choose_clips(data, scheme, part, samples, seed)
     reference = open_engine(bundle, REFERENCE, precision="fp32", threads=threads)
     contenders = _contenders(bundle, engine, precisions or precisions_of(manifest, engine), threads)
@@ -94,6 +102,8 @@ def verify_bundle(
         results=results,
         passed=all(result.passed for result in results),
     )
+    if bundle.archive is not None:
+        return report
     predictions = make_predictions(report, data, chosen, [reference, *contenders], [expected, *answers])
     write_report(bundle, "predictions", msgspec.json.encode(predictions) + b"\n")
     write_report(bundle, "verify", msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")

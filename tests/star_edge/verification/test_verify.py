@@ -17,10 +17,13 @@ from runtime.engine import EngineReport
 from runtime.engines.onnxruntime import open_engine
 from runtime.errors import InputError, MismatchError
 from runtime.manifest import Source
+from runtime.pack import unpack, write_pack
+from runtime.packed_clips import clips_to_bytes
 from runtime.readers.ntu import Recording
 from star_edge.cli import main
 from star_edge.data.splits import TEST, TRAIN, Split
 from star_edge.data.writer import DatasetWriter, SetInfo
+from star_edge.training.batches import featurise
 from star_edge.verification import verify, verify_bundle
 
 CLIPS = 120
@@ -244,3 +247,80 @@ def test_the_verb_prints_one_document_and_exits_by_the_gate(bundle, data, plante
     assert "the accuracy gate is missed" in shown.err
     assert run_verb(monkeypatch, bundle.path, "--data", data.parent / "nothing") == 2
     assert run_verb(monkeypatch, bundle.path, "--data", data, "--split", "unknown") == 2
+
+
+@pytest.fixture
+def sent(bundle, tmp_path) -> Path:
+    """A packed bundle with five clips, two persons in one; all but one label are the model's own answer."""
+    rng = np.random.default_rng(2)
+    clips = [Clip(rng.normal(size=(9 + i, 15, 3)).astype(np.float32), (9 + i,), f"sent {i}") for i in range(4)]
+    clips.append(Clip(rng.normal(size=(8, 15, 3)).astype(np.float32), (5, 3), "two"))
+    engine = open_engine(bundle, precision="fp32", threads=1)
+    labels = np.array([engine.run(*featurise([clip], *layout(bundle)))[0].argmax() for clip in clips])
+    labels[3] = (labels[3] + 1) % 4
+    packed = tmp_path / "sent.star.zip"
+    write_pack(bundle, packed, clips=clips_to_bytes(clips, labels, bundle.class_names))
+    return packed
+
+
+def layout(bundle):
+    return bundle.manifest.skeleton, bundle.manifest.features
+
+
+def test_a_packed_bundle_is_compared_on_the_clips_sent_along(sent, planted, tmp_path):
+    before = sent.read_bytes()
+    report = verify_bundle(sent, precisions=["fp32"])
+    assert (report.data, report.split, report.part, report.samples, report.available) == (
+        "packed clips",
+        "packed",
+        "test",
+        5,
+        5,
+    )
+    assert report.results[0].top1 == report.results[0].reference_top1 == pytest.approx(4 / 5)
+    assert report.passed
+    planted["native", "fp32"] = lambda logits: -logits
+    assert not verify_bundle(sent, precisions=["fp32"]).passed
+    assert sent.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sent.star.zip", "tiny.star"]
+
+
+def test_an_unpacked_bundle_uses_them_when_told(sent, planted, tmp_path):
+    folder = unpack(sent, tmp_path / "board.star").path
+    with pytest.raises(InputError, match="the data the model was trained on is not here"):
+        verify_bundle(folder)
+    report = verify_bundle(folder, own_clips=True, precisions=["fp32"], samples=3)
+    assert (report.samples, report.available) == (3, 5)
+    answers = json.loads((folder / "reports" / "predictions.json").read_bytes())
+    assert set(answers["clips"]) < {"sent 0", "sent 1", "sent 2", "sent 3", "two"}
+    assert json.loads((folder / "reports" / "verify.json").read_bytes())["split"] == "packed"
+
+
+def test_a_bundle_without_clips_says_how_to_get_them(bundle, planted, tmp_path):
+    with pytest.raises(InputError, match=r"star-edge pack --clips"):
+        verify_bundle(bundle, own_clips=True)
+    packed = write_pack(bundle, tmp_path / "bare.star.zip")
+    with pytest.raises(InputError, match=r"star-edge pack --unpack"):
+        verify_bundle(packed)
+
+
+def test_the_verb_on_a_packed_bundle(sent, data, planted, monkeypatch, capsys):
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["star-edge", "verify", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    assert run(sent, "--precision", "fp32") == 0
+    assert "gates passed on 5 test clips" in capsys.readouterr().out.replace("\n", " ")
+    assert run(sent, "--clips", "--precision", "fp32", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["split"] == "packed"
+    for options in (("--split", "own"), ("--part", "val")):
+        assert run(sent, *options) == 2
+        assert f"{options[0]} chooses clips" in " ".join(capsys.readouterr().err.split())
+    for options in (("--data", data), ("--split", "own"), ("--layers",)):
+        assert run(sent, "--clips", *options) == 2
+    assert run(sent, "--data", data) == 2
+    assert "star-edge pack --unpack" in capsys.readouterr().err
