@@ -29,6 +29,7 @@ def packed_dataset(bundle: Bundle) -> Dataset:
     split = Split(np.full(len(packed.clips), TEST, dtype=np.int8), "the clips that came with the bundle")
     with scratch_folder() as folder:
         with DatasetWriter(folder / "dataset", manifest.skeleton.num_joints, SPLIT) as writer:
+            list(writer.replay([]))  # there is no earlier conversion to go on with
             for clip, label in zip(packed.clips, packed.labels.tolist(), strict=True):
                 recording = Recording(clip, len(clip), len(clip.person_lengths))
                 writer.keep(recording, clip.name, label, 0, (0, 0), stored=False)
