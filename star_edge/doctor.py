@@ -15,12 +15,14 @@ from typing import Literal
 
 import msgspec
 
+import boards
 from runtime.errors import MismatchError
 from runtime.manifest import PRECISIONS
 from runtime.native import library_path
 from runtime.native.library import instruction_sets, load_library, products, version
 from star_edge import __version__
 from star_edge.bench.host import read_host
+from star_edge.bench.jetson import ask_nvpmodel, read_power_mode
 from star_edge.dependencies import (
     BASE,
     EXTRAS,
@@ -41,7 +43,8 @@ _FEATURES: dict[str, dict[str, tuple[str, ...]]] = {
     "x86": {"AVX2": ("avx2",), "FMA": ("fma",), "AVX-512": ("avx512f",), "VNNI": ("avx512_vnni", "avx_vnni")},
     "arm": {"dotprod": ("asimddp",), "fp16": ("asimdhp",), "bf16": ("bf16",), "i8mm": ("i8mm",)},
 }
-_JETPACK = {"35": "5", "36": "6", "38": "7"}  # by release of Jetson Linux
+_NEEDS_TENSORRT = ("build",)  # verbs that do nothing without it
+_SUPPORTED = "star-edge boards"  # says what a refused board has to be flashed with
 
 
 class PythonFound(msgspec.Struct, frozen=True):
@@ -70,8 +73,10 @@ class Nvidia(msgspec.Struct, frozen=True):
 
     Attributes:
         driver: version of the kernel driver. nvidia_smi: path of the program.
-        board: name of a Jetson. jetson_linux: its release, e.g. 36.4.3. jetpack: the major version that goes with it.
-        tensorrt: version of the Python package, or path of the library.
+        board: a Jetson's model; board_name: its name in ``star-edge boards``. jetson_linux: its release, e.g. 36.4.3.
+        jetpack: the version that goes with it. power_mode: as nvpmodel names it.
+        tensorrt: version of the Python package, or path of the library. cuda: version of the toolkit. nvcc: path of the compiler.
+        refused: why no TensorRT engine of ours can be built or run on this Jetson; empty where one can.
     """
 
     driver: str = ""
@@ -80,6 +85,19 @@ class Nvidia(msgspec.Struct, frozen=True):
     jetson_linux: str = ""
     jetpack: str = ""
     tensorrt: str = ""
+    board_name: str = ""
+    power_mode: str = ""
+    cuda: str = ""
+    nvcc: str = ""
+    refused: str = ""
+
+
+class _CudaVersion(msgspec.Struct):
+    version: str
+
+
+class _CudaVersions(msgspec.Struct):
+    cuda: _CudaVersion
 
 
 class NativeFound(msgspec.Struct, frozen=True):
@@ -159,19 +177,23 @@ def examine(verbs: Sequence[str], root: Path = Path("/")) -> DoctorReport:
     """Everything about ``verbs``, names of :data:`star_edge.dependencies.VERBS`; ``root`` is where the system's files are."""
     packages = {name: find_package(package) for name, package in PACKAGES.items()}
     native = find_native()
-    found = tuple(_verb(verb, packages, native) for verb in verbs)
+    nvidia = find_nvidia(root)
+    found = tuple(_verb(verb, packages, native, nvidia) for verb in verbs)
     lacking = [verb.verb for verb in found if not verb.ready]
     missing = [package for verb in found for package in verb.missing]
+    refused = nvidia.refused and any(verb in _NEEDS_TENSORRT for verb in verbs)
     return DoctorReport(
         python=_python(),
         machine=_machine(),
-        nvidia=find_nvidia(root),
+        nvidia=nvidia,
         native=native,
         packages=tuple(packages.values()),
         tools=_tools(),
         verbs=found,
         ready=not lacking,
-        command=_mend([VERBS[verb].extra for verb in lacking], missing, packages) or native.command,
+        command=_mend([VERBS[verb].extra for verb in lacking], missing, packages)
+        or native.command
+        or (_SUPPORTED if refused else ""),
     )
 
 
@@ -193,15 +215,26 @@ def find_package(package: Package) -> PackageFound:
 def find_nvidia(root: Path = Path("/")) -> Nvidia:
     """NVIDIA's driver, board and TensorRT, from files below ``root`` and the metadata of packages."""
     driver = re.search(r"Kernel Module\s.*?(\d+\.\d+(?:\.\d+)?)", _read(root / "proc/driver/nvidia/version"))
-    release = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", _read(root / "etc/nv_tegra_release"))
-    libraries = sorted(root.glob("usr/lib/*/libnvinfer.so*"))
-    return Nvidia(
+    libraries = sorted(root.glob("usr/lib/*/libnvinfer.so*"), key=lambda path: len(path.name))
+    nvcc = root / "usr/local/cuda/bin/nvcc"
+    jetson = boards.detect(root)
+    found = Nvidia(
         driver=driver[1] if driver else "",
         nvidia_smi=shutil.which("nvidia-smi") or "",
-        board=_read(root / "proc/device-tree/model").strip("\0\n ") if release else "",
-        jetson_linux=f"{release[1]}.{release[2]}" if release else "",
-        jetpack=_JETPACK.get(release[1], "") if release else "",
-        tensorrt=_version("tensorrt") or (str(libraries[0]) if libraries else ""),
+        tensorrt=_version("tensorrt") or (str(libraries[-1]) if libraries else ""),  # the longest name has the version
+        cuda=_cuda_version(root),
+        nvcc=str(nvcc) if nvcc.is_file() else shutil.which("nvcc") or "",
+    )
+    if jetson is None:
+        return found
+    return msgspec.structs.replace(
+        found,
+        board=jetson.model,
+        board_name=jetson.board,
+        jetson_linux=jetson.l4t,
+        jetpack=jetson.jetpack,
+        power_mode=read_power_mode(root, ask_nvpmodel() if root == Path("/") else "")[1] or "",
+        refused=jetson.refused,
     )
 
 
@@ -219,7 +252,15 @@ def find_native() -> NativeFound:
     )
 
 
-def _verb(verb: str, packages: dict[str, PackageFound], native: NativeFound) -> VerbFound:
+def _cuda_version(root: Path) -> str:
+    """Version of the CUDA toolkit, as it says itself."""
+    try:
+        return msgspec.json.decode(_read(root / "usr/local/cuda/version.json"), type=_CudaVersions).cuda.version
+    except msgspec.DecodeError:
+        return ""
+
+
+def _verb(verb: str, packages: dict[str, PackageFound], native: NativeFound, nvidia: Nvidia) -> VerbFound:
     needs = VERBS[verb]
     missing = _missing(needs.packages, packages)
     options = []
@@ -227,7 +268,9 @@ def _verb(verb: str, packages: dict[str, PackageFound], native: NativeFound) -> 
         lacking = _missing(option.packages, packages)
         options.append(OptionFound(option.purpose, lacking, _mend([option.extra], lacking, packages)))
     command = _mend([needs.extra], missing, packages) or native.command
-    return VerbFound(verb, not missing and not native.problem, missing, command, tuple(options))
+    refused = verb in _NEEDS_TENSORRT and nvidia.refused
+    ready = not (missing or native.problem or refused)
+    return VerbFound(verb, ready, missing, command or (_SUPPORTED if refused else ""), tuple(options))
 
 
 def _missing(names: Sequence[str], packages: dict[str, PackageFound]) -> tuple[str, ...]:

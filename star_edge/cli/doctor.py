@@ -39,7 +39,7 @@ def command(verbs: tuple[str, ...], output: Output) -> None:
         raise MismatchError(
             f"star-edge {' and '.join(verb.verb for verb in report.verbs if not verb.ready)} cannot run here",
             where=report.python.executable,
-            found="; ".join([*_states(report), *filter(None, [report.native.problem])]),
+            found="; ".join([*_states(report), *filter(None, [report.native.problem, report.nvidia.refused])]),
             expected="; ".join(f"{package.name} {package.wanted}" for package in _lacking(report)) or "a whole installation",
             hint=report.command,
         )
@@ -50,6 +50,8 @@ def show(report: DoctorReport, output: Output, everything: bool = True) -> None:
     console = output.console
     for table in (_machine(report), _packages(report, everything), _tools(report), _verbs(report)):
         console.print(table)
+    if report.nvidia.refused:
+        console.print(f"No TensorRT engine for this Jetson. {report.nvidia.refused}.", soft_wrap=True, markup=False)
     ready = sum(verb.ready for verb in report.verbs)
     step = report.command or "star-edge demo"
     console.print(f"{ready} of {len(report.verbs)} verbs have what they need; next: {step}", soft_wrap=True, markup=False)
@@ -107,10 +109,13 @@ def _nvidia(found: Nvidia) -> str:
     parts = {
         "driver": found.driver,
         "nvidia-smi": found.nvidia_smi,
-        "board": found.board,
+        "board": f"{found.board} ({found.board_name or 'not in star-edge boards'})" if found.board else "",
         "Jetson Linux": found.jetson_linux,
         "JetPack": found.jetpack,
         "TensorRT": found.tensorrt,
+        "CUDA": found.cuda,
+        "nvcc": found.nvcc,
+        "power mode": found.power_mode,
     }
     return ", ".join(f"{name} {value}" for name, value in parts.items() if value) or "no driver, no JetPack, no TensorRT seen"
 

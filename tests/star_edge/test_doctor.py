@@ -13,7 +13,9 @@ import pytest
 import star_edge
 from runtime.native import library
 from star_edge import doctor
-from star_edge.dependencies import PACKAGES, VERBS
+from star_edge.cli.common import Output
+from star_edge.cli.doctor import show
+from star_edge.dependencies import PACKAGES, VERBS, Needs
 from star_edge.doctor import examine, find_nvidia, find_package
 
 Pretend = Callable[..., None]
@@ -125,13 +127,51 @@ def test_a_jetson(tmp_path: Path, pretend: Pretend) -> None:
         "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
         "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build\n",
         "usr/lib/aarch64-linux-gnu/libnvinfer.so.10": "",
+        "usr/lib/aarch64-linux-gnu/libnvinfer.so.10.3.0": "",
+        "proc/device-tree/compatible": "nvidia,p3768-0000+p3767-0005\0nvidia,p3767-0005\0nvidia,tegra234\0",
+        "usr/local/cuda/version.json": '{"cuda": {"name": "CUDA SDK", "version": "12.6.11"}, "nvcc": {"version": "12.6.85"}}',
+        "usr/local/cuda/bin/nvcc": "",
+        "etc/nvpmodel.conf": "< POWER_MODEL ID=1 NAME=25W >\n",
+        "var/lib/nvpmodel/status": "pmode:0001\n",
     }.items():
-        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     found = find_nvidia(tmp_path)
-    assert (found.board, found.jetson_linux, found.jetpack) == ("NVIDIA Jetson Orin Nano Developer Kit", "36.4.3", "6")
+    assert (found.board, found.jetson_linux, found.jetpack) == ("NVIDIA Jetson Orin Nano Developer Kit", "36.4.3", "6.2")
+    assert (found.board_name, found.power_mode, found.refused) == ("orin-nano-8gb", "25W", "")
     assert found.driver == "540.4.0"
-    assert found.tensorrt.endswith("libnvinfer.so.10")
+    assert found.tensorrt.endswith("libnvinfer.so.10.3.0")
+    assert (found.cuda, found.nvcc) == ("12.6.11", str(tmp_path / "usr/local/cuda/bin/nvcc"))
+    (tmp_path / "usr/local/cuda/version.json").write_text("{}")
+    assert find_nvidia(tmp_path).cuda == ""
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"proc/device-tree/compatible": "nvidia,p3668-0000\0nvidia,tegra194\0"}, "JetPack 5 is the last line for Xavier"),
+        ({"etc/nv_tegra_release": "# R35 (release), REVISION: 4.1, GCID: 1\n"}, "TensorRT 8.5 has no IPluginV3"),
+        ({"etc/nv_tegra_release": "# R36 (release), REVISION: 3.0, GCID: 1\n"}, "TensorRT 8.6 has no IPluginV3"),
+    ],
+    ids=["Xavier", "JetPack 5", "JetPack 6.0"],
+)
+def test_a_jetson_without_a_tensorrt_that_is_new_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], files: dict[str, str], reason: str
+) -> None:
+    """It is refused for engines of TensorRT alone: the native engine runs on its processor."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setitem(VERBS, "build", Needs())
+    report = examine(["build", "run"], tmp_path)
+    assert reason in report.nvidia.refused
+    assert (verb(report, "build").ready, verb(report, "run").ready, report.ready) == (False, True, False)
+    show(report, Output(json=False, seed=0, verbosity=0))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].startswith("No TensorRT engine for this Jetson.")
+    assert reason in lines[-2]
+    assert lines[-1] == "1 of 2 verbs have what they need; next: star-edge boards"
+    assert examine(["build", "run"], tmp_path / "elsewhere").ready
 
 
 def test_a_driver_on_a_server_and_none_at_all(tmp_path: Path, pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> None:
