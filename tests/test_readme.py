@@ -156,7 +156,7 @@ def test_links_lead_somewhere() -> None:
 def test_troubleshooting_quotes_messages_that_exist() -> None:
     sources = [
         path.read_text()
-        for package in ("runtime", "star_edge", "exporters", "calibration")
+        for package in ("runtime", "boards", "star_edge", "exporters", "calibration")
         for path in (REPOSITORY / package).rglob("*.py")
     ]
     sources += [path.read_text() for path in (REPOSITORY / "runtime" / "native" / "src").rglob("*.cpp")]
