@@ -27,7 +27,7 @@ SYSTEM := PYTHON="$(PYTHON)" .ci/system-packages
 # C++ is built in the environment, so that two environments of one clone do not share objects
 NATIVE := $(abspath $(VENV))/native
 NATIVE_SOURCES := $(shell find runtime/native/CMakeLists.txt $(addprefix runtime/native/,cmake include src tools) -type f)
-NATIVE_FILES := $(shell find runtime/native -name '*.c' -o -name '*.cpp' -o -name '*.cu' -o -name '*.h')
+NATIVE_FILES := $(shell find runtime/native exporters tests -name '*.c' -o -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 CONFIGURE := cmake -S runtime/native -D STAR_EDGE_WERROR=$(if $(CI),ON,OFF)
 CTEST := ctest --output-on-failure --no-tests=error -j $(TEST_JOBS)
 

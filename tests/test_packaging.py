@@ -69,12 +69,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def belongs_into_the_wheel(path: Path) -> bool:
-    """Of the C++ only the header, for programs that link the library; of CUDA all, which is compiled where it is used."""
+    """Of the native runtime only the header, for programs that link it; of CUDA and plugins all, which boards compile."""
     native = REPOSITORY / "runtime" / "native"
     is_source = (
         native in path.parents and path.parent != native and not {native / "include", native / "cuda"} & {*path.parents}
     )
-    return path.is_file() and "__pycache__" not in path.parts and path.name != "CMakeLists.txt" and not is_source
+    return path.is_file() and "__pycache__" not in path.parts and path != native / "CMakeLists.txt" and not is_source
 
 
 @pytest.mark.slow

@@ -81,13 +81,18 @@ std::deque<BadFields> bad_fields(const Contract &contract) {
     if (contract.has_heads) integers("heads", {{0}, {-2}});
     // three values; a joint below and above all; one without an edge; one that is but another's neighbour
     if (contract.has_edges)
-        integers("edges", {{0, 0, 1}, {0, -1}, {0, 0, 64, 64}, {INT32_MAX, 0}, {INT32_MIN, 0}, {0, 0, 2, 2}, {0, 1}});
+        integers("edges", {{0, 0, 1}, {0, -1}, chain(65).edges, {INT32_MAX, 0}, {INT32_MIN, 0}, {0, 0, 2, 2}, {0, 1}});
     if (contract.has_eps) reals("eps", {{0}, {-1e-6f}, {NAN}, {INFINITY}});
-    reals("input_scale", {{0.1f}, {-0.1f}, {NAN}, {INFINITY}});  // the other is 0
+    reals("input_scale", {{0.1f}});  // the other is 0
     reals("output_scale", {{0.1f}});
+    for (const char *bad : {"input_scale", "output_scale"})
+        for (const float scale : {-0.1f, NAN, INFINITY})
+            add(bad, [&](Fields &fields) {
+                for (const char *name : {"input_scale", "output_scale"})
+                    fields.set(name, std::vector<float>{std::strcmp(name, bad) == 0 ? scale : 0.1f});
+            });
     add("input_scale", [](Fields &fields) {
-        fields.set("input_scale", std::vector<float>{-0.1f});
-        fields.set("output_scale", std::vector<float>{-0.1f});
+        for (const char *name : {"input_scale", "output_scale"}) fields.set(name, std::vector<float>{-0.1f});
     });
     return all;
 }

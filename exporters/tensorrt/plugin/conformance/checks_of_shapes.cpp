@@ -196,7 +196,7 @@ std::vector<std::pair<std::string, std::vector<PluginTensorDesc>>> bad_tensors(c
     for (const int64_t value : {int64_t{0}, 4 * contract.parts + 2, 16 * contract.parts + 1}) extent("channels", 0, 2, value);
     if (contract.has_heads)  // heads of 6, 10 and 128 channels
         for (const int64_t channels : {12, 20, 256}) extent("heads", 0, 2, channels * contract.parts);
-    if (contract.gives_clips) extent("channels", 0, 2, 1028);
+    if (contract.gives_clips) all.emplace_back("input 0", descs_of(contract, {12, 3, 5, 1028}, DataType::kFLOAT));
     return all;
 }
 
@@ -207,14 +207,20 @@ std::vector<DynamicPluginTensorDesc> dynamic(const std::vector<PluginTensorDesc>
 }
 
 std::string problem_of_configuration(Library &library, const Contract &contract) {
-    const Plugin plugin = library.create(contract, Settings{});
-    const auto inputs = static_cast<int32_t>(contract.inputs.size());
-    const auto configure = [&](const std::vector<PluginTensorDesc> &descs) {
+    const auto configure = [&](const std::vector<PluginTensorDesc> &descs, const Settings &settings = {}) {
         std::vector<DynamicPluginTensorDesc> all = dynamic(descs);
         for (DynamicPluginTensorDesc &one : all) one.desc.dims.d[0] = -1;
-        return plugin.build->configurePlugin(all.data(), inputs, &all.back(), 1);
+        const Plugin plugin = library.create(contract, settings);
+        return plugin.build->configurePlugin(all.data(), static_cast<int32_t>(contract.inputs.size()), &all.back(), 1);
     };
     if (configure(descs_of(contract, Size{}, DataType::kFLOAT)) != 0) return "refused";
+    if (contract.has_heads) {
+        Settings uneven;
+        uneven.heads = 5;  // 24 channels are five heads of 4, and some more
+        const std::string problem = library.problem_of_refusal(
+            contract, "heads", [&] { return configure(descs_of(contract, {12, 3, 5, 24}, DataType::kFLOAT), uneven) != 0; });
+        if (!problem.empty()) return problem;
+    }
     for (const auto &[words, descs] : bad_tensors(contract)) {
         const std::string problem =
             library.problem_of_refusal(contract, words, [&, &descs = descs] { return configure(descs) != 0; });

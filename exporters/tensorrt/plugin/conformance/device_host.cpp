@@ -1,5 +1,5 @@
+#include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <stdexcept>
 
 #include "device.h"
@@ -17,8 +17,10 @@ void *allocate(size_t bytes) {
     return memory;
 }
 void release(void *memory) noexcept { std::free(memory); }
-void write(void *to, const void *from, size_t bytes) { std::memcpy(to, from, bytes); }
-void read(void *to, const void *from, size_t bytes) { std::memcpy(to, from, bytes); }
+void write(void *to, const void *from, size_t bytes) {
+    std::copy_n(static_cast<const char *>(from), bytes, static_cast<char *>(to));
+}
+void read(void *to, const void *from, size_t bytes) { write(to, from, bytes); }
 
 Stream::Stream() = default;
 Stream::~Stream() = default;
