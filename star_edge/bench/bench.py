@@ -158,20 +158,7 @@ def _opened(bundle: Bundle, keys: Sequence[Key], threads: int, device: str) -> I
                 contender.opened = contender.process.open(str(bundle.path.resolve()))
             except WorkerError as error:
                 contender.failure = str(error)
-                if contender is contenders[_REFERENCE]:
-                    raise _no_reference(contender) from None
         yield contenders
-
-
-def _no_reference(contender: Contender) -> MismatchError:
-    device = contender.process.device
-    return MismatchError(
-        "there is no PyTorch to compare with",
-        where=f"--device {device}",
-        found=contender.failure,
-        expected="the torch engine running the bundle",
-        hint="pip install 'star-edge[export]'" if device == "cpu" else "a PyTorch with CUDA for this machine, or --device cpu",
-    )
 
 
 def _measure(contenders: dict[Key, Contender], workloads: Sequence[Workload], plan: Plan, track: Track | None) -> list[Trial]:
@@ -205,7 +192,17 @@ def _warm_up(trials: Sequence[Trial]) -> np.ndarray:
     """First calls of a workload; returns the reference's logits [B, K], which every other's are compared with."""
     reference = trials[0].warm_up()
     if reference is None:
-        raise _no_reference(trials[0].contender)
+        contender = trials[0].contender
+        on_cpu = contender.process.device == "cpu"
+        raise MismatchError(
+            "there is no PyTorch to compare with",
+            where=f"--device {contender.process.device}",
+            found=contender.failure,
+            expected="the torch engine running the bundle",
+            hint="pip install 'star-edge[export]'"
+            if on_cpu
+            else "install a PyTorch with CUDA for this machine, or --device cpu",
+        )
     for trial in trials[1:]:
         logits = trial.warm_up()
         if logits is not None:

@@ -159,6 +159,12 @@ def test_root_sees_the_memory_clock(tmp_path):
     assert state.emc_clock == Clock(name="emc", mhz=2133, max_mhz=3199)
 
 
+def test_a_mode_without_a_cap(tmp_path):
+    state = read_jetson(tree(tmp_path, {**ORIN, "sys/kernel/nvpmodel_clk_cap/emc": "9223372036854775807\n"}), str)
+    assert state is not None
+    assert state.emc_clock is None
+
+
 def test_another_machine(tmp_path):
     assert read_jetson(tmp_path, str) is None
 

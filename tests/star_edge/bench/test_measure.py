@@ -26,8 +26,10 @@ class PlantedProcess:
     def __init__(self, answer: Callable[[int], np.ndarray]) -> None:
         self.answer, self.turn = answer, 0
         self.timed: list[int] = []
+        self.gaps_s: list[float] = []
 
-    def run(self, workload, *, untimed, timed, seconds=math.inf, limit_s=None):
+    def run(self, workload, *, untimed, timed, seconds=math.inf, gap_s=0.0, limit_s=None):
+        self.gaps_s.append(gap_s)
         logits = self.answer(self.turn)
         self.turn += 1
         self.timed.append(timed)
@@ -97,6 +99,22 @@ def test_an_engine_that_fails_is_a_row_with_the_reason(failing_turn):
     assert row.correct is None
     assert speeds(row) == {None}
     assert row.reason == "its process ended: Killed"
+
+
+@pytest.mark.parametrize(("answer", "rows"), [(lambda turn: REFERENCE, 2), (lambda turn: REFERENCE + (turn == 4), 0)])
+def test_calls_after_gaps(answer, rows):
+    """A wrong answer after a gap takes the speed away, too."""
+    process = PlantedProcess(answer)
+    trial = Trial(Contender(process, Opened("fp32", "planted 1.0")), "1x300", Plan(rounds=1, repeats=4))
+    trial.warm_up()
+    trial.take_turn(REFERENCE)
+    for gap_ms in (0, 33):
+        trial.call_after_idling(gap_ms, REFERENCE)
+    assert process.gaps_s == [0, 0, 0, 0, 0.033]
+    assert [(row.gap_ms, row.calls) for row in trial.idle_results()] == [(0, 20), (33, 20)][:rows]
+    for row in trial.idle_results():
+        assert (row.median_ms, row.p90_ms, row.max_ms) == pytest.approx((10, 10, 10))
+    assert (trial.result().calls, trial.result().median_ms) == ((4, pytest.approx(10)) if rows else (0, None))
 
 
 def test_percentiles_are_times_that_were_seen():
