@@ -191,7 +191,7 @@ def test_calls_after_an_idle_gap(bundle, monkeypatch, capsys):
     assert bench_bundle(bundle, workloads=["1x3"], engines=["native"], plan=Plan(1, repeats=1)).idle == ()
 
 
-@pytest.mark.parametrize("gaps", ["33,", "fast", "-1", "1e3", "0;33"])
+@pytest.mark.parametrize("gaps", ["33,", "fast", "-1", "1e3", "0;33", "10000"])
 def test_gaps_that_are_none(bundle, monkeypatch, capsys, gaps):
     assert run_verb(monkeypatch, bundle, "--idle", gaps) == 2
     assert "milliseconds such as 0,33,100" in capsys.readouterr().err
