@@ -90,7 +90,9 @@ def _gaps(text: str | None) -> tuple[float, ...]:
     """``0,33,100`` in milliseconds below 10,000, each once; UsageError for anything else."""
     parts = text.split(",") if text else []
     if not all(re.fullmatch(r"\s*\d{1,4}(\.\d+)?\s*", part) for part in parts):
-        raise click.BadParameter(f"'{text}' is no list of milliseconds such as 0,33,100, each below 10000", param_hint="--idle")
+        raise click.BadParameter(
+            f"'{text}' is no list of milliseconds such as 0,33,100, each below 10000", param_hint="--idle"
+        )
     return tuple(dict.fromkeys(float(part) for part in parts))
 
 
