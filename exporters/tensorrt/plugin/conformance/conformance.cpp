@@ -1,5 +1,4 @@
 // Walks the plugins of a library as TensorRT does, without TensorRT: see README.md.
-#include <algorithm>
 #include <cstdio>
 #include <stdexcept>
 

@@ -33,7 +33,10 @@ void *allocate(size_t bytes) {
     return memory;
 }
 void release(void *memory) noexcept { cudaFree(memory); }
-void write(void *to, const void *from, size_t bytes) { expect(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), "cudaMemcpy"); }
+void write(void *to, const void *from, size_t bytes) {
+    expect(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), "cudaMemcpy");
+    expect(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize");  // a copy from pageable memory may be under way still
+}
 void read(void *to, const void *from, size_t bytes) { expect(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), "cudaMemcpy"); }
 
 Stream::Stream() { expect(cudaStreamCreateWithFlags(&self, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"); }

@@ -1,7 +1,6 @@
 // Extents as the builder hands them to plugins: constants, variables and what is computed of them.
 #pragma once
 
-#include <algorithm>
 #include <functional>
 #include <limits>
 #include <memory>

@@ -1,5 +1,6 @@
 #include "parameters.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <string>
