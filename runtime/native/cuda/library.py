@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 MODEL = (HERE / "star_model.cu",)
 OPS = tuple(sorted((HERE / "ops").glob("*.cu")))
-LAYERS = tuple(sorted((HERE / "layers").glob("*.cu")))
+LAYERS = (*sorted((HERE / "layers").glob("*.cu")), HERE / "layers" / "star_layered.cpp")
 FLAGS = ("-O3", "-std=c++17", "-ftz=true", "--Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra,-fPIC,-fvisibility=hidden")
 HOST_FLAGS = (
     "-O2",
@@ -78,6 +78,38 @@ class LinearLayer(ctypes.Structure):
     )
 
 
+class Norm(ctypes.Structure):
+    """``star_cuda_norm``."""
+
+    _fields_ = (("weight", c_void_p), ("bias", c_void_p))
+
+
+class Encoder(ctypes.Structure):
+    """``star_cuda_encoder``."""
+
+    _fields_ = (
+        ("qkv", LinearLayer),
+        ("linear1", LinearLayer),
+        ("linear2", LinearLayer),
+        ("norm1", Norm),
+        ("norm2", Norm),
+    )
+
+
+class Layered(ctypes.Structure):
+    """``star_cuda_layered``."""
+
+    _fields_ = (
+        *((name, c_int32) for name in ("activations", "joints", "inputs", "dim", "heads", "layers", "hidden", "classes")),
+        ("neighbours", POINTER(c_uint64)),
+        *((name, c_void_p) for name in ("input_scale", "input_shift", "embedding", "embedding_bias")),
+        ("encoders", POINTER(Encoder)),
+        ("context", c_void_p),
+        ("head_hidden", LinearLayer),
+        ("head_output", LinearLayer),
+    )
+
+
 def find_nvcc() -> str | None:
     """Path of nvcc; None where there is none."""
     return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
@@ -128,6 +160,8 @@ def load(path: Path) -> ctypes.CDLL:
         "workspace": (c_size_t, POINTER(Sizes)),
         "run": (c_int32, POINTER(Sizes), POINTER(Weights), pointer, pointer, pointer, pointer, pointer),
         "segmented_linear_attention_workspace": (c_size_t, POINTER(Shape)),
+        "layered_workspace": (c_size_t, POINTER(Layered), c_int32, c_int32),
+        "layered_run": (c_int32, POINTER(Layered), c_int32, c_int32, *[pointer] * 5),
         "linear": (c_int32, POINTER(LinearLayer), c_int64, c_int32, pointer, c_int32, pointer, pointer),
         "residual_norm": (c_int32, c_int32, c_int64, c_int32, *[pointer] * 7),
         "embed": (c_int32, *[c_int32] * 5, *[pointer] * 7),

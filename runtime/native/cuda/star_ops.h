@@ -60,7 +60,8 @@ STAR_CUDA_API cudaError_t star_cuda_segmented_positions(const star_cuda_shape *s
 
 /**
  * StarSparseAttention: softmax over each joint's neighbours of q k^T / sqrt(C / heads), times v. All F rows are computed.
- * @param neighbours [V] on the host: bit j of entry i is set where (i, j) is an edge; none may be 0.
+ * @param neighbours [V] on the host: bit j of entry i is set where (i, j) is an edge; a joint without
+ * one gets zeros.
  * @param qkv [F, V, 3C]: q, k, v. @param out [F, V, C].
  */
 STAR_CUDA_API cudaError_t star_cuda_sparse_attention(const star_cuda_shape *shape, const star_cuda_format *format,

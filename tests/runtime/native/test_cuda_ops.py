@@ -305,12 +305,33 @@ def test_what_cannot_be_run_is_refused(device: Device, field: str, value: int, r
         assert case.device.library.star_cuda_segmented_linear_attention_workspace(shape) == 0
 
 
-@pytest.mark.parametrize("words", [[1, 0, 1], [1, 8, 1]], ids=["a joint without a neighbour", "one beyond the skeleton"])
-def test_neighbours_that_are_none_are_refused(device: Device, words: list[int]) -> None:
+def test_a_joint_without_a_neighbour_gets_zeros(device: Device) -> None:
+    case = Case(device, "fp32", [3], joints=3, channels=4)
+    qkv, edges = case.random(12), [(0, 0), (0, 2), (2, 1)]
+    found = case.sparse(qkv, edges)
+    assert (found[:, 1] == 0).all()
+    case.check(found[:, 2], qkv[:, 1, 8:].astype(float), sparse_attention.TOLERANCE)
+
+
+def test_a_neighbour_beyond_the_skeleton_is_refused(device: Device) -> None:
     case = Case(device, "fp32", [1], joints=3, channels=4)
     some = case.room(64, torch.float32).address
-    array = (ctypes.c_uint64 * 3)(*words)
+    array = (ctypes.c_uint64 * 3)(1, 8, 1)
     assert device.library.star_cuda_sparse_attention(case.shape, case.format, array, some, some, None) == 1
+
+
+@pytest.mark.parametrize(
+    "offsets", [[0, 9, 3, 7], [5, 5, 5, 5], [-7, 4, 2**31 - 1, -(2**31)], [2**30, -1, 0, 2**30], [200, 130, 64, 0]]
+)
+def test_offsets_that_are_none_touch_nothing_beyond_the_tensors(device: Device, offsets: list[int]) -> None:
+    """The bands are looked at with each result; a read far away would end the process."""
+    case = Case(device, "fp16", [64, 64, 72], joints=5, channels=16, heads=2, tail=0)
+    buffers = buffers_of(case, 3)
+    buffers["offsets"].values.copy_(torch.tensor(offsets, dtype=torch.int32))
+    launch_all(case, buffers, None)
+    device.synchronize()
+    for buffer in buffers.values():
+        buffer.check()
 
 
 def test_no_frames_at_all(device: Device) -> None:
@@ -321,7 +342,7 @@ def test_no_frames_at_all(device: Device) -> None:
     assert (case.context(case.random(4), np.eye(4, dtype=np.float32)) == 0).all()
 
 
-def launch_all(case: Case, buffers: dict[str, Guarded], stream: int) -> None:
+def launch_all(case: Case, buffers: dict[str, Guarded], stream: int | None) -> None:
     """Every op on the same memory, one after the other."""
     shape, form, call = case.shape, case.format, case.device.call
     at = {name: buffer.address for name, buffer in buffers.items()}

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cuda_runtime_api.h>
-extern "C" typedef struct CUevent_st *cudaEvent_t;  // as CUDA declares it; the emulator's header has no events
 
 #include <NvInferRuntime.h>
 

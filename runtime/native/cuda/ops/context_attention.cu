@@ -84,9 +84,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     __shared__ float4 mean[kMostQuads], context[kMostQuads];
     __shared__ float gates[kStage];
     const int channels = shape.channels, clip = blockIdx.x / shape.joints, joint = blockIdx.x % shape.joints;
-    const int frames = cu_seqlens[clip + 1] - cu_seqlens[clip];
+    const Segment segment = segment_of(clip, cu_seqlens, shape.frames);
+    const int frames = segment.frames;
     const size_t stride = static_cast<size_t>(shape.joints) * channels;
-    const Rows<Element> rows = {x + cu_seqlens[clip] * stride + static_cast<size_t>(joint) * channels, stride,
+    const Rows<Element> rows = {x + segment.first * stride + static_cast<size_t>(joint) * channels, stride,
                                 format.input_scale};
     auto *means = reinterpret_cast<float *>(mean), *contexts = reinterpret_cast<float *>(context);
     const Share share = share_of(channels);

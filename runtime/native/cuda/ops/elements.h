@@ -48,6 +48,17 @@ __device__ inline void store(int8_t *to, float4 x, float scale) {
     *reinterpret_cast<uint32_t *>(to) = level(x.x) | level(x.y) << 8 | level(x.z) << 16 | level(x.w) << 24;
 }
 
+/// A clip's frames. cu_seqlens is not believed further than that no memory beyond the tensors is touched: TensorRT times
+/// kernels on inputs that it makes up.
+struct Segment {
+    int first, frames;
+};
+
+__device__ inline Segment segment_of(int clip, const int32_t *cu_seqlens, int frames) {
+    const int first = min(max(cu_seqlens[clip], 0), frames);
+    return {first, min(max(cu_seqlens[clip + 1], first), frames) - first};
+}
+
 /// The last clip whose place begins at or before `place`, where clip b's begins at cu_seqlens[b] / frames + b * each.
 __device__ inline int clip_at(int place, const int32_t *cu_seqlens, int clips, int frames, int each) {
     int low = 0, high = clips - 1;

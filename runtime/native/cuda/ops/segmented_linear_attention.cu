@@ -15,16 +15,17 @@ constexpr int kChannels = 64;  // of a block: as many heads as fit in
 constexpr int kQuads = kChannels / 4;
 
 struct Chunk {
-    int clip, first_frame, frames, clip_slot;
+    int first_frame, frames, clip_slot;
 };
 
-__device__ int slot_of(const int32_t *cu_seqlens, int clip) { return cu_seqlens[clip] / kChunk + clip; }
+/// Of the clip's first chunk.
+__device__ int slot_of(const Segment &segment, int clip) { return segment.first / kChunk + clip; }
 
-__device__ Chunk chunk_of(int slot, const int32_t *cu_seqlens, int clips) {
-    const int clip = clip_at(slot, cu_seqlens, clips, kChunk, 1);
-    const int clip_slot = slot_of(cu_seqlens, clip), before = (slot - clip_slot) * kChunk;
-    const int frames = cu_seqlens[clip + 1] - cu_seqlens[clip];
-    return {clip, cu_seqlens[clip] + before, min(max(frames - before, 0), kChunk), clip_slot};
+__device__ Chunk chunk_of(int slot, const int32_t *cu_seqlens, const star_cuda_shape &shape) {
+    const int clip = clip_at(slot, cu_seqlens, shape.clips, kChunk, 1);
+    const Segment segment = segment_of(clip, cu_seqlens, shape.frames);
+    const int clip_slot = slot_of(segment, clip), before = max(slot - clip_slot, 0) * kChunk;
+    return {segment.first + before, min(max(segment.frames - before, 0), kChunk), clip_slot};
 }
 
 __device__ float phi(float u) { return u > 0.0f ? u + 1.0f : expf(u); }
@@ -54,7 +55,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     __shared__ float shared[2 * kStage * kChannels];
     float *keys = shared, *values = shared + kStage * kChannels;
 
-    const Chunk chunk = chunk_of(blockIdx.x, cu_seqlens, shape.clips);
+    const Chunk chunk = chunk_of(blockIdx.x, cu_seqlens, shape);
     if (chunk.frames == 0) return;
     const int groups = (shape.channels + kChannels - 1) / kChannels;
     const int joint = blockIdx.y / groups, first_channel = static_cast<int>(blockIdx.y % groups) * kChannels;
@@ -119,12 +120,14 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 /// Adds a clip's later chunks to its first, each element by one thread.
-__global__ void __launch_bounds__(kThreads, 1) combine_kernel(int state_size, const int32_t *cu_seqlens, float *states) {
+__global__ void __launch_bounds__(kThreads, 1)
+    combine_kernel(int frames, int state_size, const int32_t *cu_seqlens, float *states) {
     const int clip = blockIdx.x, element = blockIdx.y * kThreads + threadIdx.x;
     if (element >= state_size) return;
-    const int chunks = (cu_seqlens[clip + 1] - cu_seqlens[clip] + kChunk - 1) / kChunk;
+    const Segment segment = segment_of(clip, cu_seqlens, frames);
+    const int chunks = (segment.frames + kChunk - 1) / kChunk;
     if (chunks < 2) return;
-    float *first = states + static_cast<size_t>(slot_of(cu_seqlens, clip)) * state_size + element;
+    float *first = states + static_cast<size_t>(slot_of(segment, clip)) * state_size + element;
     float sum = *first;
 #pragma unroll 8
     for (int chunk = 1; chunk < chunks; chunk++) sum += first[static_cast<size_t>(chunk) * state_size];
@@ -141,7 +144,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     __shared__ float state[kHeads * kStateSize];
     __shared__ float queries[kStage * kChannels];
 
-    const Chunk chunk = chunk_of(blockIdx.x, cu_seqlens, shape.clips);
+    const Chunk chunk = chunk_of(blockIdx.x, cu_seqlens, shape);
     if (chunk.frames == 0) return;
     const int groups = (shape.channels + kChannels - 1) / kChannels;
     const int joint = blockIdx.y / groups, first_channel = static_cast<int>(blockIdx.y % groups) * kChannels;
@@ -203,7 +206,8 @@ cudaError_t run(const star_cuda_shape &shape, const star_cuda_format &format, fl
     const dim3 chunks(slots_of(shape), shape.joints * groups), clips(shape.clips, blocks_of(size, kThreads));
     cudaError_t error =
         launch(sum_kernel<Element, kHeadDim>, chunks, kThreads, 0, stream, shape, format, qkv, cu_seqlens, states);
-    if (error == cudaSuccess) error = launch(combine_kernel, clips, kThreads, 0, stream, size, cu_seqlens, states);
+    if (error == cudaSuccess)
+        error = launch(combine_kernel, clips, kThreads, 0, stream, shape.frames, size, cu_seqlens, states);
     if (error == cudaSuccess)
         error = launch(apply_kernel<Element, kHeadDim>, chunks, kThreads, 0, stream, shape, format, eps, qkv, cu_seqlens,
                        states, out);

@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads, 1) positions_kernel(star_cuda_shape 
                                                                 const Element *x, const int32_t *cu_seqlens, Element *out) {
     const int quads = shape.channels / 4, item = blockIdx.x * kThreads + threadIdx.x;
     const int frame = item / quads, channel = item % quads * 4;
-    if (frame >= cu_seqlens[shape.clips]) return;
+    if (frame >= min(cu_seqlens[shape.clips], shape.frames)) return;
     const int clip = clip_at(frame, cu_seqlens, shape.clips, 1, 0);
     const float4 added = positions(frame - cu_seqlens[clip], channel, shape.channels);
     const int first = blockIdx.y * kJoints, last = min(first + kJoints, shape.joints);

@@ -1,5 +1,7 @@
 // StarSparseAttention: a thread takes eight channels of a joint's head in a frame, four where heads have no more; lanes of a
 // wider head add up their scores. Neighbours are bits of a word that travels with the launch.
+#include <algorithm>
+
 #include "shapes.h"
 
 namespace {
@@ -79,16 +81,14 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
 #pragma unroll
     for (int i = 0; i < kQuads; i++)
-        store(out + static_cast<size_t>(token) * channels + channel + 4 * i, scaled(sums[i], 1.0f / total),
+        store(out + static_cast<size_t>(token) * channels + channel + 4 * i, scaled(sums[i], total > 0 ? 1.0f / total : 0.0f),
               format.output_scale);
 }
 
-/// Whether each joint has a neighbour and none is beyond the skeleton.
+/// Whether no neighbour is beyond the skeleton.
 bool are_neighbours(const uint64_t *neighbours, int joints) {
     const uint64_t beyond = joints == 64 ? 0 : ~uint64_t{0} << joints;
-    for (int i = 0; i < joints; i++)
-        if (neighbours[i] == 0 || (neighbours[i] & beyond) != 0) return false;
-    return true;
+    return std::none_of(neighbours, neighbours + joints, [=](uint64_t word) { return (word & beyond) != 0; });
 }
 
 }  // namespace

@@ -1,6 +1,5 @@
 // A libnvinfer that has a plugin registry and nothing else, to see what registers itself in it.
 #include <cuda_runtime_api.h>
-extern "C" typedef struct CUevent_st *cudaEvent_t;
 #include <NvInferRuntime.h>
 
 #include <cstdlib>
