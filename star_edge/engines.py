@@ -19,6 +19,8 @@ ENGINES = {
     "torch": "star_edge.torch_engine",
 }
 DEFAULT_ENGINE = "native"
+# engines that choose between devices; every other has one, and the name says which
+DEVICES = {"native": ("cpu", "cuda")}
 
 
 def open_engine(
@@ -28,20 +30,40 @@ def open_engine(
     precision: str | None = None,
     threads: int | None = None,
     mode: Mode | None = None,
+    device: str | None = None,
 ) -> Engine:
-    """Open a bundle with a named engine; None leaves precision, threads and mode to the engine.
+    """Open a bundle with a named engine; None leaves precision, threads, mode and device to the engine.
 
-    Raises InputError (no such engine), MismatchError (the bundle or the machine lacks what was asked for),
+    Raises InputError (no such engine, or no choice of devices), MismatchError (the bundle or the machine lacks what was asked for),
     MissingDependencyError (the engine's library is not installed).
     """
-    engine: Engine = _module(name).open_engine(bundle, precision=precision, threads=threads, mode=mode)
+    engine: Engine = _module(name).open_engine(
+        bundle, precision=precision, threads=threads, mode=mode, **_choice(name, device)
+    )
     return engine
 
 
-def precisions(manifest: Manifest, name: str) -> tuple[str, ...]:
+def precisions(manifest: Manifest, name: str, device: str | None = None) -> tuple[str, ...]:
     """Precisions a named engine runs a bundle in; raises as :func:`open_engine`."""
-    found: tuple[str, ...] = _module(name).precisions(manifest)
+    found: tuple[str, ...] = _module(name).precisions(manifest, **_choice(name, device))
     return found
+
+
+def choice_of_device(name: str, device: str) -> str | None:
+    """The device for an engine that has a choice; None for one that has only its own."""
+    return device if name in DEVICES else None
+
+
+def _choice(name: str, device: str | None) -> dict[str, str]:
+    if device is None:
+        return {}
+    if name in ENGINES and device not in DEVICES.get(name, ()):
+        raise InputError(
+            f"the engine '{name}' does not compute on the device '{device}'",
+            expected="; ".join(f"{engine} on {' or '.join(devices)}" for engine, devices in DEVICES.items()),
+            hint="leave the device out",
+        )
+    return {"device": device}
 
 
 def _module(name: str) -> Any:
@@ -59,6 +81,7 @@ def load(
     precision: str | None = None,
     threads: int | None = None,
     mode: Mode | None = None,
+    device: str | None = None,
 ) -> Recognizer:
     """Open a bundle for recognition.
 
@@ -68,6 +91,7 @@ def load(
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; default: the bundle's default.
         threads: threads of one call; default: the cores this process may use.
         mode: ``packed`` or ``per-clip``; default: the engine's faster one.
+        device: ``cuda``: the native engine on an NVIDIA GPU; default: the processor.
 
     Example:
         >>> recognizer = star_edge.load("x.star")
@@ -75,4 +99,4 @@ def load(
         'drink water'
     """
     bundle = Bundle.open(path)
-    return Recognizer(bundle, open_engine(bundle, engine, precision=precision, threads=threads, mode=mode))
+    return Recognizer(bundle, open_engine(bundle, engine, precision=precision, threads=threads, mode=mode, device=device))

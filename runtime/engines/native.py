@@ -24,9 +24,9 @@ from runtime.packing import check_packed, cu_seqlens_of, unpack
 _Contexts = deque[tuple[int, int]]
 
 
-def precisions(manifest: Manifest) -> tuple[str, ...]:
-    """Precisions a bundle can be run in: bf16 comes from the weights and needs no model of its own."""
-    return tuple(precision for precision in PRECISIONS if precision == "bf16" or precision in manifest.precisions)
+def precisions(manifest: Manifest, device: str = "cpu") -> tuple[str, ...]:
+    """Precisions a bundle can be run in: bf16 comes from the weights and needs no model of its own, but has no CUDA kernels."""
+    return tuple(p for p in PRECISIONS if p in manifest.precisions or (p == "bf16" and device == "cpu"))
 
 
 def open_engine(
@@ -36,6 +36,7 @@ def open_engine(
     threads: int | None = None,
     mode: Mode | None = None,
     isa: str | None = None,
+    device: str | None = None,
 ) -> NativeEngine:
     """Open the bundle's weights in a precision (default: the bundle's default one).
 
@@ -45,13 +46,15 @@ def open_engine(
         threads: threads of one call; default: the cores this process may use.
         mode: ``packed`` (default) runs a batch in one call, ``per-clip`` each clip alone; the logits are the same bits.
         isa: instruction set, ``portable``, ``avx2``, ``avx512`` or ``neon``; default: the best this processor has.
+        device: ``cpu`` (default) or ``cuda``, an NVIDIA GPU, where the library was built with STAR_EDGE_CUDA; there is no bf16,
+            and ``threads`` is 1.
 
-    Raises MismatchError (no library; a precision the bundle lacks, an instruction set the processor lacks, a model the
-    library does not know, parts that do not fit), InputError (bad argument, or a damaged file).
+    Raises MismatchError (no library; a precision the bundle lacks, an instruction set the processor lacks, no GPU, a model the
+    library does not know or has no kernels for, parts that do not fit), InputError (bad argument, or a damaged file).
     """
     if precision != "bf16":
         precision = bundle.precision(precision)
-    return NativeEngine(bundle, precision, threads, mode or "packed", isa or native.INSTRUCTION_SETS[0])
+    return NativeEngine(bundle, precision, threads, mode or "packed", _isa_number(device or "cpu", isa))
 
 
 class NativeEngine:
@@ -63,13 +66,11 @@ class NativeEngine:
 
     name = "native"
 
-    def __init__(self, bundle: Bundle, precision: str, threads: int | None, mode: Mode, isa: str) -> None:
+    def __init__(self, bundle: Bundle, precision: str, threads: int | None, mode: Mode, isa: int) -> None:
         if threads is not None and threads < 1:
             raise InputError("no threads to run with", found=f"threads = {threads}", expected="at least 1")
         if mode not in ("packed", "per-clip"):
             raise InputError("unknown mode of the engine", found=mode, expected="packed or per-clip")
-        if isa not in native.INSTRUCTION_SETS:
-            raise InputError("unknown instruction set", found=isa, expected=f"one of {', '.join(native.INSTRUCTION_SETS[1:])}")
         self.precision, self.mode = precision, mode
         self._manifest = bundle.manifest
         self._library = native.load_library()
@@ -147,7 +148,21 @@ class NativeEngine:
         return context.value
 
 
-def _load_model(library: ctypes.CDLL, bundle: Bundle, precision: str, isa: str) -> int:
+def _isa_number(device: str, isa: str | None) -> int:
+    if device not in ("cpu", "cuda"):
+        raise InputError("unknown device", found=device, expected="cpu or cuda")
+    if isa is not None and isa not in native.INSTRUCTION_SETS:
+        raise InputError("unknown instruction set", found=isa, expected=f"one of {', '.join(native.INSTRUCTION_SETS[1:])}")
+    if device == "cpu":
+        return native.INSTRUCTION_SETS.index(isa or native.INSTRUCTION_SETS[0])
+    if isa is not None:
+        raise InputError(
+            "an instruction set is a processor's", found=f"{isa} on cuda", expected="device cpu, or no instruction set"
+        )
+    return native.CUDA_ISA
+
+
+def _load_model(library: ctypes.CDLL, bundle: Bundle, precision: str, isa: int) -> int:
     """A new model of the library; errors name the bundle."""
     calibration = bundle.read(CALIBRATION) if CALIBRATION in bundle.manifest.files else b""
     files = (bundle.manifest.to_bytes(), bundle.read(WEIGHTS), calibration)
@@ -155,7 +170,7 @@ def _load_model(library: ctypes.CDLL, bundle: Bundle, precision: str, isa: str) 
     status = library.star_model_load_bytes(
         *map(native.Bytes.of, files),
         native.PRECISIONS.index(precision),
-        native.INSTRUCTION_SETS.index(isa),
+        isa,
         byref(model),
     )
     try:

@@ -20,6 +20,7 @@ ABI_VERSION = 1
 # names of star_precision and star_isa, in the order of their numbers; the first one leaves the choice to the library
 PRECISIONS = ("default", "fp32", "fp16", "bf16", "int8")
 INSTRUCTION_SETS = ("auto", "portable", "avx2", "avx512", "neon")
+CUDA_ISA = len(INSTRUCTION_SETS)  # behind those of processors
 
 # by star_status; a status that is not here is a defect of the library
 _ERRORS: dict[int, type[StarEdgeError]] = {

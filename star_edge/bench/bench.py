@@ -23,6 +23,7 @@ from star_edge.bench.process import EngineProcess, WorkerError
 from star_edge.bench.report import BenchReport, BenchResult, Latency, Limit, WorkloadEntry
 from star_edge.bench.workloads import DEFAULT_WORKLOADS, Workload, parse_workload
 from star_edge.engines import ENGINES as BUNDLE_ENGINES
+from star_edge.engines import choice_of_device
 from star_edge.engines import precisions as precisions_of
 from star_edge.models.config import StarConfig
 
@@ -42,11 +43,12 @@ ENGINES = {
 # the others take packages of their own, or minutes to compile: they are measured when they are named
 DEFAULT_ENGINES = ("torch", "torch-pyg", "torch-compile", "onnxruntime", "native")
 _REFERENCE = ("torch", "fp32", "per-clip")
-# the same on an NVIDIA GPU: PyTorch in its forms, and of our engines the one that runs there
+# the same on an NVIDIA GPU: PyTorch in its forms, and of our engines those that run there
 CUDA_ENGINES = {
     "torch": ("per-clip", "packed"),
     "torch-pyg": ("packed",),
     "torch-compile": ("per-clip",),
+    "native": ("packed",),
     **({"tensorrt": ("packed",)} if "tensorrt" in BUNDLE_ENGINES else {}),
 }
 _MODES = {"cpu": ENGINES, "cuda": CUDA_ENGINES}
@@ -132,7 +134,11 @@ def _keys(
     if unknown:
         raise InputError(f"no engine '{min(unknown)}' to measure on {device}", expected=f"one of {', '.join(modes)}")
     chosen = [engine for engine in modes if engine in named or engine == _REFERENCE[0]]
-    computed = {engine: precisions_of(bundle.manifest, like) for engine, like in _PRECISIONS_OF.items() if engine in chosen}
+    computed = {
+        engine: precisions_of(bundle.manifest, like, choice_of_device(like, device))
+        for engine, like in _PRECISIONS_OF.items()
+        if engine in chosen
+    }
     if device == "cuda":
         computed |= {engine: form.precisions for engine, form in cuda.FORMS.items() if engine in chosen}
     for precision in precisions or ():

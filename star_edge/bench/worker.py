@@ -21,7 +21,7 @@ from runtime.errors import StarEdgeError
 from star_edge.bench.peers import PEERS, Peer
 from star_edge.bench.protocol import Failed, Open, Opened, Ran, Rate, Reply, Request, Run, receive, send
 from star_edge.bench.workloads import parse_workload
-from star_edge.engines import open_engine
+from star_edge.engines import choice_of_device, open_engine
 
 _MATMUL_SIZE = {"cpu": 1024, "cuda": 4096}
 _MATMUL_SECONDS = 1.0
@@ -48,7 +48,12 @@ class Worker:
             self._forward, self._device_seconds = peer.run, peer.device_seconds
             return Opened(peer.compute, peer.provider)
         engine = open_engine(
-            bundle, request.engine, precision=request.precision, threads=request.threads, mode=cast("Mode", request.mode)
+            bundle,
+            request.engine,
+            precision=request.precision,
+            threads=request.threads,
+            mode=cast("Mode", request.mode),
+            device=choice_of_device(request.engine, request.device),
         )
         self._forward, self._device_seconds = engine.run, getattr(engine, "device_seconds", None)
         report = engine.report()

@@ -82,6 +82,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--engine", type=click.Choice(list(ENGINES)), default=DEFAULT_ENGINE, show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the bundle's default precision.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one call; default: all usable cores.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Of the engine native; cuda: an NVIDIA GPU.")
 @click.option("--stream", metavar="FILE", help="Read JSON lines of tracked persons from FILE, or from standard input: -")
 @click.option("--window", type=click.IntRange(min=1), help="Frames a stream is recognised by; default: 64.")
 @click.option("--hop", type=click.IntRange(min=1), help="Frames between two results of a stream; default: 16.")
@@ -93,6 +94,7 @@ def command(
     engine: str,
     precision: str | None,
     threads: int | None,
+    device: str | None,
     stream: str | None,
     window: int | None,
     hop: int | None,
@@ -109,7 +111,7 @@ def command(
     """
     bundle, clips = _split(paths)
     _check_usage(clips, stream, window or hop, self_test, own_clips)
-    recognizer = load(find_bundle(bundle), engine=engine, precision=precision, threads=threads)
+    recognizer = load(find_bundle(bundle), engine=engine, precision=precision, threads=threads, device=device)
     if stream is not None:
         _run_stream(recognizer, stream, window, hop)
     elif self_test:

@@ -34,6 +34,7 @@ _SHOWS_LAYERS = "onnxruntime"
 @click.option("--clips", "own_clips", is_flag=True, help="Use the clips that star-edge pack --clips put into BUNDLE.")
 @click.option("--samples", type=click.IntRange(min=1), help="Compare so many clips, drawn with --seed; all if left out.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one call; default: all usable cores.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Of the engine native; cuda: an NVIDIA GPU.")
 @click.option("--layers", is_flag=True, help="Compare every module's output, on the clip whose logits are furthest apart.")
 @click.option("--bisect", is_flag=True, help="With --layers: look only at what a search for the first bad module needs.")
 @click.option("--case", type=click.Path(path_type=Path), help="With --layers: the clip of an earlier comparison.")
@@ -48,6 +49,7 @@ def command(
     own_clips: bool,
     samples: int | None,
     threads: int | None,
+    device: str | None,
     layers: bool,
     bisect: bool,
     case: Path | None,
@@ -66,6 +68,8 @@ def command(
     if own_clips:
         _refuse_beside("--clips", ("data", "split", "part", "layers"))
     if layers:
+        if device is not None:
+            raise click.UsageError("--device does not belong to --layers, which shows what the processor computes")
         if case is not None:
             _refuse_beside("--case", ("data", "split", "part", "samples"))
         wanted = None if precision == "all" else precision
@@ -90,6 +94,7 @@ def command(
         samples=samples,
         seed=output.seed,
         threads=threads,
+        device=device,
         track=output.track,
     )
     output.document(report)

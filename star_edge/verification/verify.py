@@ -47,6 +47,7 @@ def verify_bundle(
     own_clips: bool = False,
     seed: int = 0,
     threads: int | None = None,
+    device: str | None = None,
     track: Track | None = None,
 ) -> VerifyReport:
     """Compare an engine with the fp32 ``torch`` reference on the same clips and write ``reports/verify.json``.
@@ -64,6 +65,7 @@ def verify_bundle(
         samples: at most so many clips, drawn with ``seed``.
         own_clips: compare on the clips in the bundle, see ``star-edge pack --clips``; neither a dataset nor a split are looked at.
         threads: threads of one call.
+        device: of an engine that has a choice, ``cpu`` or ``cuda``.
         track: wraps the iteration for a progress bar.
 
     Returns the report, whether or not the gates hold: see ``passed``.
@@ -81,7 +83,7 @@ def verify_bundle(
         scheme = split or (manifest.source.split if manifest.source.split in data.meta.splits else data.meta.default_split)
     chosen, available = choose_clips(data, scheme, part, samples, seed)
     reference = open_engine(bundle, REFERENCE, precision="fp32", threads=threads)
-    contenders = _contenders(bundle, engine, precisions or precisions_of(manifest, engine), threads)
+    contenders = _contenders(bundle, engine, precisions or precisions_of(manifest, engine, device), threads, device)
     expected, *answers = _logits([reference, *contenders], data, chosen, manifest, track)
     results = tuple(
         _judge(contender, logits, expected, data.labels[chosen], data.lengths[chosen], f"{scheme}/{part}")
@@ -126,11 +128,13 @@ def choose_clips(data: Dataset, scheme: str, part: str, samples: int | None, see
     return np.sort(np.random.default_rng(seed).choice(indices, samples, replace=False)), len(indices)
 
 
-def _contenders(bundle: Bundle, engine: str, precisions: Sequence[str], threads: int | None) -> list[Engine]:
+def _contenders(
+    bundle: Bundle, engine: str, precisions: Sequence[str], threads: int | None, device: str | None
+) -> list[Engine]:
     """The engine in each precision; beside one that computes half precision in fp32, the reference that rounds."""
     contenders = []
     for precision in precisions:
-        contenders.append(open_engine(bundle, engine, precision=precision, threads=threads))
+        contenders.append(open_engine(bundle, engine, precision=precision, threads=threads, device=device))
         if not _decides(contenders[-1]):
             contenders.append(open_engine(bundle, REFERENCE, precision=precision, threads=threads))
     return contenders

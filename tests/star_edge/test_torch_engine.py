@@ -95,3 +95,11 @@ def test_many_threads_on_one_engine(bundle):
     with ThreadPoolExecutor(3) as pool:
         for one, other in zip(pool.map(lambda one: shared.run(*one), batches), expected, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_a_device_is_a_choice_of_engines_that_have_one(bundle: Bundle) -> None:
+    for device in ("cpu", "cuda"):
+        with pytest.raises(InputError, match=f"'torch' does not compute on the device '{device}'") as caught:
+            open_engine(bundle, "torch", device=device)
+        assert "native on cpu or cuda" in str(caught.value.expected)
+    assert open_engine(bundle, "native", device="cpu", threads=1).name == "native"

@@ -5,6 +5,10 @@
 #include "kernels/targets.h"
 #include "star_program.h"
 
+#if defined(STAR_EDGE_CUDA)
+#include "cuda_program.h"
+#endif
+
 namespace star {
 
 namespace {
@@ -62,6 +66,21 @@ const Kernels &kernels_of(const Target &target, star_precision precision) {
     }
 }
 
+#if defined(STAR_EDGE_CUDA)
+std::shared_ptr<const Program> compile_for_gpu(const Bundle &bundle, star_precision precision) {
+    return compile_for_cuda(bundle, precision);
+}
+const char *gpu_products_of(star_precision precision) { return has_cuda() ? cuda_products(precision) : nullptr; }
+bool has_gpu() { return has_cuda(); }
+#else
+std::shared_ptr<const Program> compile_for_gpu(const Bundle &, star_precision) {
+    throw Error(STAR_UNSUPPORTED,
+                "this build has no CUDA kernels; next: pip install --config-settings=cmake.define.STAR_EDGE_CUDA=ON .");
+}
+const char *gpu_products_of(star_precision) { return nullptr; }
+bool has_gpu() { return false; }
+#endif
+
 star_precision precision_of(const std::string &name) {
     if (name == "fp16") return STAR_PRECISION_FP16;
     if (name == "bf16") return STAR_PRECISION_BF16;
@@ -71,10 +90,11 @@ star_precision precision_of(const std::string &name) {
 }  // namespace
 
 std::shared_ptr<const Program> compile(const Bundle &bundle, star_precision precision, star_isa isa) {
-    const Target &target = target_of(isa);
     if (precision == STAR_PRECISION_DEFAULT) precision = precision_of(bundle.default_precision);
     if (precision == STAR_PRECISION_INT8 && bundle.quantised.empty())
         throw Error(STAR_UNSUPPORTED, "the bundle has no int8 model; next: star-edge calibrate");
+    if (isa == STAR_ISA_CUDA) return compile_for_gpu(bundle, precision);
+    const Target &target = target_of(isa);
     const Kernels &kernels = kernels_of(target, precision);
     auto program = std::make_shared<StarProgram>(bundle, precision, kernels);
     program->isa = target.isa;
@@ -96,6 +116,7 @@ std::shared_ptr<const Program> compile(const Bundle &bundle, star_precision prec
 }
 
 const char *products_of(star_precision precision, star_isa isa) {
+    if (isa == STAR_ISA_CUDA) return gpu_products_of(precision);
     const Target *target = find_target(isa);
     return target == nullptr ? nullptr : kernels_of(*target, precision).products;
 }
@@ -111,7 +132,7 @@ const std::string &instruction_sets() {
             if (target.isa == STAR_ISA_NEON)
                 joined += std::string(this_cpu().neon_dotprod ? " dotprod" : "") + (this_cpu().neon_bf16 ? " bf16" : "");
         }
-        return joined;
+        return has_gpu() ? joined + ", cuda" : joined;
     }();
     return names;
 }

@@ -146,7 +146,7 @@ star_model *make_model(star::Bundle bundle, star_precision precision, star_isa i
 void check_choice(star_precision precision, star_isa isa) {
     if (precision < STAR_PRECISION_DEFAULT || precision > STAR_PRECISION_INT8)
         refuse("unknown precision", std::to_string(precision), "a star_precision");
-    if (isa < STAR_ISA_AUTO || isa > STAR_ISA_NEON) refuse("unknown instruction set", std::to_string(isa), "a star_isa");
+    if (isa < STAR_ISA_AUTO || isa > STAR_ISA_CUDA) refuse("unknown instruction set", std::to_string(isa), "a star_isa");
 }
 
 std::string_view view_of(const star_bytes &bytes, const char *name) {

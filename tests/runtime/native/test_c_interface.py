@@ -20,7 +20,8 @@ from runtime.manifest import CALIBRATION, PRECISIONS, WEIGHTS
 from runtime.native import library as native
 from runtime.streaming import Stream
 
-INSTRUCTION_SETS = tuple(entry.split()[0] for entry in native.instruction_sets(native.load_library()).split(", "))
+_FOUND = tuple(entry.split()[0] for entry in native.instruction_sets(native.load_library()).split(", "))
+INSTRUCTION_SETS = tuple(name for name in _FOUND if name != "cuda")  # of the processor
 
 
 class Person(ctypes.Structure):

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import star_edge
 from runtime.bundle import Bundle, BundleWriter
 from runtime.clip import Clip
-from runtime.engines.native import NativeEngine, open_engine
+from runtime.engines.native import NativeEngine, open_engine, precisions
 from runtime.errors import InputError, MismatchError
 from runtime.features import compute_features
 from runtime.manifest import PRECISIONS
@@ -33,7 +33,8 @@ from runtime.streaming import Stream
 from runtime.tolerances import TOLERANCES, relative_error
 
 # the library is a part of the installation: without it nothing here can even be collected
-INSTRUCTION_SETS = tuple(entry.split()[0] for entry in library.instruction_sets(library.load_library()).split(", "))
+_FOUND = tuple(entry.split()[0] for entry in library.instruction_sets(library.load_library()).split(", "))
+INSTRUCTION_SETS = tuple(name for name in _FOUND if name != "cuda")  # of the processor
 
 ODD_BATCHES = ([1], [0], [0, 0], [0, 3], [3, 0, 5], [65, 7, 33], [1] * 20)
 # an activation half-way between two steps may be rounded either way
@@ -284,6 +285,8 @@ def test_a_joint_without_edges_is_refused(small: Any, tmp_path: Path) -> None:
         ({"threads": 100_000}, "threads out of range"),
         ({"mode": "padded"}, "unknown mode"),
         ({"isa": "sse2"}, "unknown instruction set"),
+        ({"device": "npu"}, "unknown device"),
+        ({"device": "cuda", "isa": "avx2"}, "an instruction set is a processor's"),
     ],
 )
 def test_bad_arguments(small: Any, arguments: dict[str, Any], message: str) -> None:
@@ -296,6 +299,25 @@ def test_an_instruction_set_of_another_processor(small: Any) -> None:
     with pytest.raises(MismatchError, match="lacks the instruction set") as caught:
         open_engine(small.bundle, isa=absent)
     assert INSTRUCTION_SETS[0] in str(caught.value.found)
+
+
+def test_on_a_gpu_or_refused_without_one(small: Any) -> None:
+    """A library without CUDA kernels says how to build one; one with them computes as the processor does, or finds no GPU."""
+    if "cuda" not in _FOUND:
+        with pytest.raises(MismatchError, match=r"no CUDA kernels|no NVIDIA GPU") as caught:
+            open_engine(small.bundle, device="cuda")
+        assert caught.value.hint is not None
+        return
+    rows, cu_seqlens = small.batch(9, 1, 30)
+    for precision in precisions(small.bundle.manifest, device="cuda"):
+        engine = open_engine(small.bundle, precision=precision, device="cuda")
+        expected = open_engine(small.bundle, precision="fp32").run(rows, cu_seqlens)
+        assert relative_error(engine.run(rows, cu_seqlens), expected) <= TOLERANCES[precision]
+        assert engine.report().provider.startswith(f"libstar_edge {library.version(library.load_library())}, cuda ")
+
+
+def test_bf16_is_no_precision_of_the_gpu(small: Any) -> None:
+    assert set(precisions(small.bundle.manifest)) - set(precisions(small.bundle.manifest, device="cuda")) == {"bf16"}
 
 
 def test_bad_batches_are_refused(small: Any) -> None:

@@ -134,7 +134,8 @@ def refusal(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         (("absent.star", "good.npy"), 2, "not a bundle"),
         (("good.npy", "--precision", "fp16"), 4, "no fp16 model"),
         (("good.npy", "--precision", "fp8"), 2, "Invalid value"),
-        (("good.npy", "--engine", "tensorrt"), 2, "Invalid value"),
+        (("good.npy", "--engine", "tensorrt-rtx"), 2, "Invalid value"),
+        (("good.npy", "--engine", "onnxruntime", "--device", "cuda"), 2, "does not compute on the device 'cuda'"),
         (("--stream", "absent.jsonl"), 2, "no such file"),
     ],
 )

@@ -56,7 +56,7 @@ def planted(monkeypatch):
     """Dictionary (engine, precision) -> change of the logits; engines named in it answer with that error."""
     changes = {}
 
-    def open_planted(bundle, name, *, precision=None, threads=None, mode=None):
+    def open_planted(bundle, name, *, precision=None, threads=None, mode=None, device=None):
         compute = "fp32" if name == "native" and precision == "fp16" else precision
         return PlantedEngine(bundle, name, precision, compute, changes.get((name, precision), lambda logits: logits))
 

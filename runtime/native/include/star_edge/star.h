@@ -58,7 +58,8 @@ typedef enum star_isa {
     STAR_ISA_PORTABLE = 1,
     STAR_ISA_AVX2 = 2,
     STAR_ISA_AVX512 = 3, /**< With VNNI and BF16 where the processor has them. */
-    STAR_ISA_NEON = 4    /**< With dotprod and bf16 where the processor has them. */
+    STAR_ISA_NEON = 4,   /**< With dotprod and bf16 where the processor has them. */
+    STAR_ISA_CUDA = 5    /**< An NVIDIA GPU, only where it is asked for; in builds with STAR_EDGE_CUDA. */
 } star_isa;
 
 /** @brief A loaded model. */

@@ -1,0 +1,129 @@
+// The GPU's runner, in the emulator, against the float64 reference: precisions, odd batches, refusals.
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include "cuda_program.h"
+#include "error.h"
+#include "random_star.h"
+
+using namespace star;
+using namespace star::test;
+
+namespace {
+
+const star_precision kPrecisions[] = {STAR_PRECISION_FP32, STAR_PRECISION_FP16, STAR_PRECISION_INT8};
+
+/// As runtime/tolerances.py has them. Between int8 products activations are FP16, so that more of them fall to another level
+/// than in the reference, which keeps float64: the processor's tighter bound does not hold.
+double tolerance_of(star_precision precision) {
+    return precision == STAR_PRECISION_FP32 ? 1e-5 : precision == STAR_PRECISION_FP16 ? 5e-3 : 1e-1;
+}
+
+void check_refused(const Config &config, star_precision precision, const std::string &what) {
+    try {
+        compile_for_cuda(random_bundle(config, 1), precision);
+        FAIL("was not refused");
+    } catch (const Error &error) {
+        CHECK(error.status == STAR_UNSUPPORTED);
+        CAPTURE(error.what());
+        CHECK(std::string(error.what()).find(what) != std::string::npos);
+    }
+}
+
+}  // namespace
+
+TEST_CASE("every precision equals the reference on odd models and clips") {
+    const Config configs[] = {config_of(25, 9, 60, 64, 8, 2, 128), config_of(5, 3, 3, 8, 2, 1, 8),
+                              config_of(7, 9, 4, 24, 3, 1, 12),    config_of(2, 3, 17, 16, 1, 1, 36),
+                              config_of(3, 3, 2, 128, 2, 1, 16),   config_of(33, 9, 6, 32, 2, 1, 16)};
+    for (const Config &config : configs) {
+        const Bundle bundle = random_bundle(config, 1);
+        const Batch batch = random_batch(config, config.joints < 25 ? kOddRows : std::vector<int64_t>{4, 0, 1}, 2);
+        for (const star_precision precision : kPrecisions) {
+            CAPTURE(precision);
+            CAPTURE(config.dim);
+            const auto runner = compile_for_cuda(bundle, precision)->make_runner(1);
+            CHECK(error_of(bundle, batch, run(*runner, config, batch), precision == STAR_PRECISION_INT8) <=
+                  tolerance_of(precision));
+        }
+    }
+}
+
+TEST_CASE("int8 leaves in float what the bundle does not quantise") {
+    const Config config = config_of(5, 9, 4, 16, 4, 2, 8);
+    Bundle bundle = random_bundle(config, 3);
+    bundle.quantised = {"layers.0.spatial.linear1"};
+    const Batch batch = random_batch(config, {30}, 4);
+    const auto runner = compile_for_cuda(bundle, STAR_PRECISION_INT8)->make_runner(1);
+    const std::vector<float> logits = run(*runner, config, batch);
+    CHECK(error_of(bundle, batch, logits, true) <= tolerance_of(STAR_PRECISION_FP16));
+    CHECK(error_of(bundle, batch, logits, false) > 1e-5);
+}
+
+TEST_CASE("a clip's logits are the same bits alone, in any batch and in a runner that has seen others") {
+    const Config config = config_of(5, 9, 4, 16, 4, 2, 8);
+    const Bundle bundle = random_bundle(config, 5);
+    const Batch batch = random_batch(config, {40, 1, 0, 70, 8, 130}, 6);
+    const int64_t row = config.joints * config.channels;
+    for (const star_precision precision : kPrecisions) {
+        const auto program = compile_for_cuda(bundle, precision);
+        const auto runner = program->make_runner(1), other = program->make_runner(1);
+        const std::vector<float> expected = run(*runner, config, batch);
+        CHECK(run(*other, config, batch) == expected);
+        for (int64_t clip = 0; clip < batch.clips(); clip++) {
+            Batch alone;
+            alone.features.assign(batch.features.begin() + batch.cu_seqlens[clip] * row,
+                                  batch.features.begin() + batch.cu_seqlens[clip + 1] * row);
+            alone.cu_seqlens.push_back(batch.cu_seqlens[clip + 1] - batch.cu_seqlens[clip]);
+            const std::vector<float> logits = run(*runner, config, alone);
+            CHECK(std::equal(logits.begin(), logits.end(), expected.begin() + clip * config.classes));
+        }
+    }
+}
+
+TEST_CASE("clips without rows, alone and in a runner's first call") {
+    const Config config = config_of(5, 9, 4, 16, 4, 2, 8);
+    const Bundle bundle = random_bundle(config, 7);
+    const Batch batch = random_batch(config, {0, 0}, 8);
+    for (const star_precision precision : kPrecisions) {
+        const auto runner = compile_for_cuda(bundle, precision)->make_runner(1);
+        CHECK(error_of(bundle, batch, run(*runner, config, batch), precision == STAR_PRECISION_INT8) <=
+              tolerance_of(precision));
+    }
+}
+
+TEST_CASE("what is not finite stays in its own clip") {
+    const Config config = config_of(5, 9, 4, 16, 4, 2, 8);
+    const auto runner = compile_for_cuda(random_bundle(config, 9), STAR_PRECISION_FP16)->make_runner(1);
+    Batch batch = random_batch(config, {9, 9, 9}, 10);
+    const std::vector<float> expected = run(*runner, config, batch);
+    std::fill(batch.features.begin() + 9 * 45, batch.features.begin() + 18 * 45, std::numeric_limits<float>::quiet_NaN());
+    const std::vector<float> logits = run(*runner, config, batch);
+    CHECK(std::equal(expected.begin(), expected.begin() + 4, logits.begin()));
+    CHECK(std::isnan(logits[4]));
+    CHECK(std::equal(expected.begin() + 8, expected.end(), logits.begin() + 8));
+}
+
+TEST_CASE("a program says what it computes in") {
+    const auto program = compile_for_cuda(random_bundle(config_of(5, 9, 4, 16, 4, 1, 8), 1), STAR_PRECISION_INT8);
+    CHECK(program->isa == STAR_ISA_CUDA);
+    CHECK(program->products == "cuda mma int8");
+    CHECK(program->storage == "int8");
+    CHECK(program->compute == "int8");
+    CHECK(cuda_products(STAR_PRECISION_BF16) == nullptr);
+}
+
+TEST_CASE("what there are no kernels for is refused") {
+    check_refused(config_of(5, 9, 4, 6, 2, 1, 8), STAR_PRECISION_FP32, "width of a head; found: 3");
+    check_refused(config_of(65, 3, 2, 8, 2, 1, 8), STAR_PRECISION_FP32, "joints; found: 65");
+    check_refused(config_of(2, 3, 2, 1088, 17, 1, 8), STAR_PRECISION_FP32, "width; found: 1088");
+    check_refused(config_of(5, 9, 4, 16, 4, 1, 7), STAR_PRECISION_FP32, "hidden layer; found: 7");
+    check_refused(config_of(5, 9, 4, 16, 4, 1, 8), STAR_PRECISION_BF16, "precision; found: bf16");
+    const Config config = config_of(5, 9, 4, 16, 4, 1, 8);
+    const auto runner = compile_for_cuda(random_bundle(config, 1), STAR_PRECISION_FP32)->make_runner(1);
+    const int64_t cu_seqlens[] = {0, int64_t{1} << 31};
+    float logits[4];
+    CHECK_THROWS_WITH_AS(runner->run(nullptr, cu_seqlens, 1, logits), doctest::Contains("more rows or clips in one call"),
+                         Error);
+}
