@@ -11,9 +11,10 @@ from ctypes import POINTER, c_float, c_int32, c_int64, c_size_t, c_uint64, c_voi
 from pathlib import Path
 
 HERE = Path(__file__).parent
-MODEL = (HERE / "star_model.cu",)
+MODEL = (HERE / "star_model.cu", HERE / "star_weights.cpp")
 OPS = tuple(sorted((HERE / "ops").glob("*.cu")))
-LAYERS = (*sorted((HERE / "layers").glob("*.cu")), HERE / "layers" / "star_layered.cpp")
+LAYERS = tuple(sorted((HERE / "layers").glob("*.cu")))
+LAYERED = (*OPS, *LAYERS, HERE / "layers" / "star_layered.cpp")
 FLAGS = ("-O3", "-std=c++17", "-ftz=true", "--Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra,-fPIC,-fvisibility=hidden")
 HOST_FLAGS = (
     "-O2",
@@ -49,6 +50,9 @@ class Weights(ctypes.Structure):
             "edge_starts", "edge_ends", "context", "head_hidden", "head_hidden_bias", "head_output", "head_output_bias",
         )
     )  # fmt: skip
+
+
+Tensor = ctypes.CFUNCTYPE(c_void_p, c_void_p, ctypes.c_char_p)  # star_cuda_tensor
 
 
 class Shape(ctypes.Structure):
@@ -130,11 +134,11 @@ def build(architectures: tuple[int, ...], folder: Path) -> tuple[Path, str]:
     library = folder / "libstar_cuda.so"
     targets = [word for arch in architectures for word in ("-gencode", f"arch=compute_{arch},code=sm_{arch}")]
     command = [nvcc, *FLAGS, "-t0", *targets, "-Xptxas", "-v", "-shared", "-o", str(library)]
-    return library, _compile(command, (*MODEL, *OPS, *LAYERS))
+    return library, _compile(command, (*MODEL, *LAYERED))
 
 
 def build_emulated(folder: Path, sources: Sequence[Path]) -> Path:
-    """Some of ``MODEL``, ``OPS`` and ``LAYERS`` as a shared library that computes on the processor, in host memory; raises as :func:`build`."""
+    """``MODEL``, ``OPS``, ``LAYERS`` or ``LAYERED`` as a shared library that computes on the processor, in host memory; raises as :func:`build`."""
     compiler = find_host_compiler()
     assert compiler is not None
     library, emulator = folder / "libstar_emulated.so", HERE / "emulator"
@@ -160,6 +164,9 @@ def load(path: Path) -> ctypes.CDLL:
         "workspace": (c_size_t, POINTER(Sizes)),
         "run": (c_int32, POINTER(Sizes), POINTER(Weights), pointer, pointer, pointer, pointer, pointer),
         "segmented_linear_attention_workspace": (c_size_t, POINTER(Shape)),
+        "weights_size": (c_size_t, POINTER(Sizes)),
+        "pack_weights": (c_int32, POINTER(Sizes), POINTER(c_int32), Tensor, pointer, pointer),
+        "place_weights": (None, POINTER(Sizes), pointer, POINTER(Weights)),
         "layered_workspace": (c_size_t, POINTER(Layered), c_int32, c_int32),
         "layered_run": (c_int32, POINTER(Layered), c_int32, c_int32, *[pointer] * 5),
         "linear": (c_int32, POINTER(LinearLayer), c_int64, c_int32, pointer, c_int32, pointer, pointer),

@@ -658,6 +658,10 @@ cudaError_t describe(Device &device) {
     return error;
 }
 
+bool fits(const star_cuda_sizes &sizes, const Device &device) {
+    return static_cast<size_t>(device.shared_memory) >= layer_memory<kLeastWarps>(sizes.edges);
+}
+
 /// Large tiles load a layer's matrices less often; small ones keep every processor busy.
 int tile_rows_for(const star_cuda_sizes &sizes, const Device &device) {
     const bool fits = static_cast<size_t>(device.shared_memory) >= layer_memory<12>(sizes.edges);
@@ -697,7 +701,9 @@ cudaError_t run(const star_cuda_sizes &sizes, const star_cuda_weights &weights, 
 
 size_t star_cuda_workspace(const star_cuda_sizes *sizes) {
     Buffers buffers;
-    return sizes == nullptr || !can_run(*sizes) ? 0 : place(*sizes, nullptr, buffers);
+    Device device;
+    const bool can = sizes != nullptr && can_run(*sizes) && describe(device) == cudaSuccess && fits(*sizes, device);
+    return can ? place(*sizes, nullptr, buffers) : 0;
 }
 
 cudaError_t star_cuda_run(const star_cuda_sizes *sizes, const star_cuda_weights *weights, const float *features,

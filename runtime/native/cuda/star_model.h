@@ -8,7 +8,7 @@
  * it must begin with 0, not descend, and end at `frames` at most, or memory beyond the buffers is used. A clip's logits are
  * the same bits in every run and in any batch.
  *
- * Inputs and outputs of every packed matrix are permuted: star_weights.py packs a state dict, and says how.
+ * Inputs and outputs of every packed matrix are permuted: star_cuda_pack_weights() packs a state dict.
  */
 #ifndef STAR_EDGE_STAR_MODEL_H
 #define STAR_EDGE_STAR_MODEL_H
@@ -58,7 +58,23 @@ typedef struct star_cuda_weights {
     const float *head_output_bias;
 } star_cuda_weights;
 
-/** Bytes of workspace that a run of these sizes needs. */
+/** A tensor of the state dict by its torch name, float32, row-major, on the host; null where there is none. */
+typedef const float *(*star_cuda_tensor)(void *context, const char *name);
+
+/** Bytes that packed weights take; frames, clips and tile_rows of the sizes are not looked at, here and below. */
+STAR_CUDA_API size_t star_cuda_weights_size(const star_cuda_sizes *sizes);
+
+/**
+ * Packs a state dict into memory of the host, which is then to be copied to the device as it is.
+ * @param edges [edges][2]. Returns cudaErrorInvalidValue where a tensor is missing, or an edge leads nowhere.
+ */
+STAR_CUDA_API cudaError_t star_cuda_pack_weights(const star_cuda_sizes *sizes, const int32_t *edges, star_cuda_tensor tensor,
+                                                 void *context, void *host);
+
+/** Addresses of the parts of packed weights in memory, which is not read. */
+STAR_CUDA_API void star_cuda_place_weights(const star_cuda_sizes *sizes, const void *memory, star_cuda_weights *weights);
+
+/** Bytes of workspace that a run of these sizes needs; 0 for sizes that it cannot run, on the present device. */
 STAR_CUDA_API size_t star_cuda_workspace(const star_cuda_sizes *sizes);
 
 /**

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "cuda_runner.h"
+#include "half.h"
 
 namespace star {
 
@@ -14,13 +15,6 @@ namespace {
 constexpr float kLevels = 127.0f;
 constexpr double kBatchNormEps = 1e-5;
 constexpr const char *kElsewhere = "run it on the processor: leave out --isa cuda";
-
-uint16_t half_bits(float value) {
-    const auto rounded = static_cast<_Float16>(value);
-    uint16_t bits;
-    std::memcpy(&bits, &rounded, sizeof bits);
-    return bits;
-}
 
 std::size_t round_up(std::size_t size, std::size_t tile) { return (size + tile - 1) / tile * tile; }
 
@@ -141,9 +135,30 @@ void check_config(const Config &config) {
     require(config.hidden % 4 == 0, "width of the head's hidden layer", config.hidden, "a multiple of 4");
 }
 
+int32_t int32(int64_t value) { return static_cast<int32_t>(value); }
+
+star_cuda_sizes fused_sizes_of(const Config &config) {
+    return {.joints = int32(config.joints),
+            .channels = int32(config.channels),
+            .classes = int32(config.classes),
+            .layers = int32(config.layers),
+            .hidden = int32(config.hidden),
+            .edges = int32(static_cast<int64_t>(config.edges.size())),
+            .frames = 1,
+            .clips = 1,
+            .tile_rows = 0};
+}
+
+/// Whether the kernels that keep a layer on the chip take this model, and this device them.
+bool can_fuse(const Config &config, star_precision precision) {
+    if (precision != STAR_PRECISION_FP16 || config.dim != STAR_CUDA_DIM || config.heads != STAR_CUDA_HEADS) return false;
+    const star_cuda_sizes sizes = fused_sizes_of(config);
+    return star_cuda_workspace(&sizes) > 0;
+}
+
 }  // namespace
 
-CudaProgram::CudaProgram(const Bundle &bundle, star_precision with_precision) : neighbours_(words_of(bundle.config)) {
+CudaProgram::CudaProgram(const Bundle &bundle, star_precision with_precision) {
     config = bundle.config;
     precision = with_precision;
     isa = STAR_ISA_CUDA;
@@ -151,7 +166,32 @@ CudaProgram::CudaProgram(const Bundle &bundle, star_precision with_precision) : 
     storage = compute = with_precision == STAR_PRECISION_FP32   ? "fp32"
                         : with_precision == STAR_PRECISION_INT8 ? "int8"
                                                                 : "fp16";
-    CudaPacker packer(bundle, with_precision, memory_);
+    if (can_fuse(config, precision)) {
+        pack_fused(bundle);
+    } else {
+        pack_layered(bundle);
+    }
+}
+
+void CudaProgram::pack_fused(const Bundle &bundle) {
+    sizes_ = fused_sizes_of(config);
+    std::vector<int32_t> edges;
+    for (const auto &[from, to] : config.edges) edges.insert(edges.end(), {from, to});
+    std::vector<char> packed(star_cuda_weights_size(&sizes_));
+    const auto tensor = [](void *context, const char *name) -> const float * {
+        const auto &weights = *static_cast<const std::map<std::string, Tensor> *>(context);
+        const auto found = weights.find(name);
+        return found == weights.end() ? nullptr : found->second.data.data();
+    };
+    auto *context = const_cast<std::map<std::string, Tensor> *>(&bundle.weights);
+    check_cuda(star_cuda_pack_weights(&sizes_, edges.data(), tensor, context, packed.data()), "packing weights");
+    memory_.push_back(copied_to_device(packed));
+    star_cuda_place_weights(&sizes_, memory_.back().get(), &weights_);
+}
+
+void CudaProgram::pack_layered(const Bundle &bundle) {
+    neighbours_ = words_of(config);
+    CudaPacker packer(bundle, precision, memory_);
     for (int64_t layer = 0; layer < config.layers; layer++) {
         for (const char *branch : {".spatial", ".temporal"})
             encoders_.push_back(packer.encoder("layers." + std::to_string(layer) + branch));
@@ -165,24 +205,23 @@ CudaProgram::CudaProgram(const Bundle &bundle, star_precision with_precision) : 
         scale[i] = static_cast<float>(factor);
         shift[i] = static_cast<float>(bias[i] - mean[i] * factor);
     }
-    const auto size = [](int64_t value) { return static_cast<int32_t>(value); };
-    model_ = {.activations = with_precision == STAR_PRECISION_FP32 ? STAR_CUDA_FP32 : STAR_CUDA_FP16,
-              .joints = size(config.joints),
-              .inputs = size(config.channels),
-              .dim = size(config.dim),
-              .heads = size(config.heads),
-              .layers = size(config.layers),
-              .hidden = size(config.hidden),
-              .classes = size(config.classes),
-              .neighbours = neighbours_.data(),
-              .input_scale = packer.keep(scale),
-              .input_shift = packer.keep(shift),
-              .embedding = packer.keep(turned(bundle.weights.at("embedding.weight"))),
-              .embedding_bias = packer.keep(packer.values("embedding.bias")),
-              .encoders = encoders_.data(),
-              .context = packer.keep(packer.values("context.weight")),
-              .head_hidden = packer.linear("head.hidden", true),
-              .head_output = packer.linear("head.output", false)};
+    layered_ = {.activations = precision == STAR_PRECISION_FP32 ? STAR_CUDA_FP32 : STAR_CUDA_FP16,
+                .joints = int32(config.joints),
+                .inputs = int32(config.channels),
+                .dim = int32(config.dim),
+                .heads = int32(config.heads),
+                .layers = int32(config.layers),
+                .hidden = int32(config.hidden),
+                .classes = int32(config.classes),
+                .neighbours = neighbours_.data(),
+                .input_scale = packer.keep(scale),
+                .input_shift = packer.keep(shift),
+                .embedding = packer.keep(turned(bundle.weights.at("embedding.weight"))),
+                .embedding_bias = packer.keep(packer.values("embedding.bias")),
+                .encoders = encoders_.data(),
+                .context = packer.keep(packer.values("context.weight")),
+                .head_hidden = packer.linear("head.hidden", true),
+                .head_output = packer.linear("head.output", false)};
 }
 
 std::unique_ptr<Runner> CudaProgram::make_runner(int) const {

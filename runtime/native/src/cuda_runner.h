@@ -15,6 +15,9 @@ class CudaRunner : public Runner {
     void run(const float *features, const int64_t *cu_seqlens, int64_t clips, float *logits) override;
 
    private:
+    cudaError_t launch(int32_t frames, int32_t clips);
+    void copy(void *to, const void *from, std::size_t bytes, cudaMemcpyKind kind);
+
     const std::shared_ptr<const CudaProgram> program_;
     const DeviceStream stream_;
     std::vector<int32_t> offsets_;

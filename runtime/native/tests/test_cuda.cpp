@@ -5,6 +5,7 @@
 
 #include "cuda_program.h"
 #include "error.h"
+#include "half.h"
 #include "random_star.h"
 
 using namespace star;
@@ -50,6 +51,35 @@ TEST_CASE("every precision equals the reference on odd models and clips") {
     }
 }
 
+TEST_CASE("a STAR-64 in FP16 has kernels of its own, other widths and precisions go layer by layer") {
+    const auto is_fused = [](int64_t dim, star_precision precision) {
+        const auto program = compile_for_cuda(random_bundle(config_of(5, 9, 4, dim, 8, 1, 8), 1), precision);
+        return static_cast<const CudaProgram &>(*program).layered() == nullptr;
+    };
+    CHECK(is_fused(64, STAR_PRECISION_FP16));
+    CHECK_FALSE(is_fused(64, STAR_PRECISION_FP32));
+    CHECK_FALSE(is_fused(64, STAR_PRECISION_INT8));
+    CHECK_FALSE(is_fused(128, STAR_PRECISION_FP16));
+}
+
+TEST_CASE("float16 is rounded to the nearest, ties to even") {
+    for (uint32_t bits = 0; bits < 0x7c00; bits++) {
+        const auto half = static_cast<uint16_t>(bits);
+        const float value = half_value(half), next = half_value(static_cast<uint16_t>(bits + 1));
+        REQUIRE(half_bits(value) == half);
+        REQUIRE(half_bits(-value) == (half | 0x8000));
+        const float middle = next == INFINITY ? 65520.0f : (value + next) / 2;
+        REQUIRE(half_bits(middle) == half + half % 2);
+        REQUIRE(half_bits(std::nextafter(middle, 0.0f)) == half);
+        REQUIRE(half_bits(std::nextafter(middle, INFINITY)) == half + 1);
+    }
+    CHECK(half_bits(INFINITY) == 0x7c00);
+    CHECK(half_bits(3e38f) == 0x7c00);
+    CHECK(std::isnan(half_value(half_bits(NAN))));
+    CHECK(half_value(0x3c00) == 1.0f);
+    CHECK(half_value(0x7c00) == INFINITY);
+}
+
 TEST_CASE("int8 leaves in float what the bundle does not quantise") {
     const Config config = config_of(5, 9, 4, 16, 4, 2, 8);
     Bundle bundle = random_bundle(config, 3);
@@ -84,12 +114,14 @@ TEST_CASE("a clip's logits are the same bits alone, in any batch and in a runner
 
 TEST_CASE("clips without rows, alone and in a runner's first call") {
     const Config config = config_of(5, 9, 4, 16, 4, 2, 8);
-    const Bundle bundle = random_bundle(config, 7);
     const Batch batch = random_batch(config, {0, 0}, 8);
+    const Config fused = config_of(5, 9, 4, 64, 8, 1, 8);
     for (const star_precision precision : kPrecisions) {
-        const auto runner = compile_for_cuda(bundle, precision)->make_runner(1);
-        CHECK(error_of(bundle, batch, run(*runner, config, batch), precision == STAR_PRECISION_INT8) <=
-              tolerance_of(precision));
+        for (const Config &of : {config, fused}) {
+            const Bundle made = random_bundle(of, 7);
+            const auto runner = compile_for_cuda(made, precision)->make_runner(1);
+            CHECK(error_of(made, batch, run(*runner, of, batch), precision == STAR_PRECISION_INT8) <= tolerance_of(precision));
+        }
     }
 }
 
@@ -124,6 +156,8 @@ TEST_CASE("what there are no kernels for is refused") {
     const auto runner = compile_for_cuda(random_bundle(config, 1), STAR_PRECISION_FP32)->make_runner(1);
     const int64_t cu_seqlens[] = {0, int64_t{1} << 31};
     float logits[4];
-    CHECK_THROWS_WITH_AS(runner->run(nullptr, cu_seqlens, 1, logits), doctest::Contains("more rows or clips in one call"),
+    CHECK_THROWS_WITH_AS(runner->run(nullptr, cu_seqlens, 1, logits), doctest::Contains("more rows in one call"), Error);
+    const std::vector<int64_t> empty(65537);
+    CHECK_THROWS_WITH_AS(runner->run(nullptr, empty.data(), 65536, logits), doctest::Contains("more clips in one call"),
                          Error);
 }

@@ -25,7 +25,7 @@ CHANNELS = 9
 
 @pytest.fixture(scope="module", params=KINDS)
 def device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Device:
-    return open_device(request.param, (*cuda.OPS, *cuda.LAYERS), tmp_path_factory.mktemp(request.param))
+    return open_device(request.param, cuda.LAYERED, tmp_path_factory.mktemp(request.param))
 
 
 def config_of(

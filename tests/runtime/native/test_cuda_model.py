@@ -76,9 +76,9 @@ class Model:
         self.device, self.joints, self.edges = device, joints, skeleton(joints)
         self.state = state_dict(joints)
         self._naive: dict[tuple[bytes, tuple[int, ...]], np.ndarray] = {}  # slow, and asked for again for each size of tiles
-        packed = pack_weights(self.state, self.edges, joints=joints, channels=CHANNELS, layers=LAYERS)
-        self._arrays = {name: torch.from_numpy(array).to(device.memory) for name, array in packed.items()}
-        self.weights = cuda.Weights(**{name: array.data_ptr() for name, array in self._arrays.items()})
+        self._packed = Guarded.of(pack_weights(device.library, self.sizes(1, 1), self.state, self.edges), device.memory)
+        self.weights = cuda.Weights()
+        device.library.star_cuda_place_weights(self.sizes(1, 1), self._packed.address, self.weights)
 
     def sizes(self, frames: int, clips: int, tile_rows: int = 0) -> cuda.Sizes:
         return cuda.Sizes(self.joints, CHANNELS, CLASSES, LAYERS, HIDDEN, len(self.edges), frames, clips, tile_rows)

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cuda_devices import open_device
 
+from runtime.native.cuda import library as cuda
 from runtime.native.cuda.library import HERE, Sizes, Weights
-from runtime.native.cuda.star_weights import pack_weights, permuted
+from runtime.native.cuda.star_weights import pack_weights
 from star_edge.models import build_model, model_config
 from star_edge.skeletons import NTU25
 
 HEADER = HERE / "star_model.h"
+CONFIG = model_config("star-64", NTU25, 9, 5)
 
 
 def fragment_product(rows: np.ndarray, packed: np.ndarray) -> np.ndarray:
@@ -40,47 +43,92 @@ def fragment_product(rows: np.ndarray, packed: np.ndarray) -> np.ndarray:
     return out
 
 
-def test_packed_matrices_multiply_in_fragments() -> None:
-    rng = np.random.default_rng(0)
-    rows, weight = rng.normal(size=(16, 64)), rng.normal(size=(64, 64))
-    assert fragment_product(rows, permuted(weight)) == pytest.approx(rows @ weight.T, abs=1e-12)
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The packing is the host's in any build."""
+    return open_device("emulated", cuda.MODEL, tmp_path_factory.mktemp("emulated")).library
 
 
-def test_scales_are_folded_in() -> None:
-    config = model_config("star-64", NTU25, 9, 5)
-    state = {name: value.double().numpy() for name, value in build_model(config).state_dict().items()}
-    packed = pack_weights(state, config.edges, joints=25, channels=9, layers=config.layers)
-    assert set(packed) == {name for name, _ in Weights._fields_}
-    assert all(array.flags.c_contiguous for array in packed.values())
+@pytest.fixture(scope="module")
+def state() -> dict[str, np.ndarray]:
+    return {name: value.double().numpy() for name, value in build_model(CONFIG).state_dict().items()}
 
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=(16, 64))
-    spatial, temporal = (state[f"layers.1.{branch}.qkv.weight"] for branch in ("spatial", "temporal"))
-    blocks = packed["matrices"][1].astype(np.float64).reshape(10, 64, 64)
-    expected = [
-        x @ spatial[:64].T * np.log2(np.e) / np.sqrt(8),
-        x @ spatial[64:128].T,
-        x @ spatial[128:].T,
-        *(x @ state[f"layers.1.spatial.linear{i}.weight"].T for i in (1, 2)),
-        x @ temporal[:64].T * 8**-0.25,
-        *(x @ state[f"layers.1.temporal.linear{i}.weight"].T for i in (1, 2)),
-        x @ state["layers.2.temporal.qkv.weight"][64:128].T * 8**-0.25,
-        x @ state["layers.2.temporal.qkv.weight"][128:].T,
-    ]
-    for block, products in zip(blocks, expected, strict=True):
-        assert fragment_product(x, block) == pytest.approx(products, abs=5e-3)  # float16 weights
-    assert (packed["matrices"][-1][512:] == 0).all()  # after the last layer there is none
-    first = packed["first_key_value"].astype(np.float64)
-    assert fragment_product(x, first[64:]) == pytest.approx(x @ state["layers.0.temporal.qkv.weight"][128:].T, abs=5e-3)
 
-    raw = rng.normal(size=(25 * 9))
+def sizes_of(edges: int) -> Sizes:
+    return Sizes(25, 9, 5, CONFIG.layers, CONFIG.hidden, edges, 1, 1, 0)
+
+
+def unpacked(library: ctypes.CDLL, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The parts of packed weights by their names, as arrays."""
+    sizes, weights = sizes_of(len(CONFIG.edges)), Weights()
+    packed = pack_weights(library, sizes, state, CONFIG.edges)
+    library.star_cuda_place_weights(sizes, packed.ctypes.data, weights)
+    starts = {name: getattr(weights, name) - packed.ctypes.data for name, _ in Weights._fields_}
+    ends = dict(zip(starts, [*list(starts.values())[1:], len(packed)], strict=True))
+    halves, ints = {"first_key_value", "matrices", "head_hidden", "head_output"}, {"edge_starts", "edge_ends"}
+    types = {name: np.float16 if name in halves else np.int32 if name in ints else np.float32 for name in starts}
+    return {name: packed[start : ends[name]].view(types[name]) for name, start in starts.items()}
+
+
+def test_matrices_multiply_in_fragments_with_scales_folded_in(library: ctypes.CDLL, state: dict[str, np.ndarray]) -> None:
+    packed = unpacked(library, state)
+    x = np.random.default_rng(1).normal(size=(16, 64))
+    for layer in range(CONFIG.layers):
+        temporal = state[f"layers.{layer}.temporal.qkv.weight"]
+        spatial = state[f"layers.{layer}.spatial.qkv.weight"]
+        last = layer + 1 == CONFIG.layers
+        following = np.zeros((192, 64)) if last else state[f"layers.{layer + 1}.temporal.qkv.weight"]
+        blocks = packed["matrices"][: CONFIG.layers * 640 * 64].astype(np.float64).reshape(CONFIG.layers, 10, 64, 64)[layer]
+        expected = [
+            x @ spatial[:64].T * np.log2(np.e) / np.sqrt(8),
+            x @ spatial[64:128].T,
+            x @ spatial[128:].T,
+            *(x @ state[f"layers.{layer}.spatial.linear{i}.weight"].T for i in (1, 2)),
+            x @ temporal[:64].T * 8**-0.25,
+            *(x @ state[f"layers.{layer}.temporal.linear{i}.weight"].T for i in (1, 2)),
+            x @ following[64:128].T * 8**-0.25,
+            x @ following[128:].T,
+        ]
+        for block, products in zip(blocks, expected, strict=True):
+            assert fragment_product(x, block) == pytest.approx(products, abs=5e-3)  # float16 weights
+    first = packed["first_key_value"].astype(np.float64).reshape(-1, 64, 64)
+    qkv = state["layers.0.temporal.qkv.weight"]
+    assert fragment_product(x, first[0]) == pytest.approx(x @ qkv[64:128].T * 8**-0.25, abs=5e-3)
+    assert fragment_product(x, first[1]) == pytest.approx(x @ qkv[128:].T, abs=5e-3)
+
+
+def test_everything_else_is_where_the_header_says(library: ctypes.CDLL, state: dict[str, np.ndarray]) -> None:
+    packed = unpacked(library, state)
+    raw = np.random.default_rng(2).normal(size=225)
     deviation = np.sqrt(state["input_norm.running_var"] + 1e-5)
     normal = (raw - state["input_norm.running_mean"]) / deviation * state["input_norm.weight"] + state["input_norm.bias"]
-    assert raw * packed["input_scale"] + packed["input_shift"] == pytest.approx(normal, abs=1e-5)
-    edges = [
-        (i, int(j)) for i in range(25) for j in packed["edge_ends"][packed["edge_starts"][i] : packed["edge_starts"][i + 1]]
-    ]
-    assert edges == sorted(config.edges)
+    assert raw * packed["input_scale"][:225] + packed["input_shift"][:225] == pytest.approx(normal, abs=1e-5)
+    starts, ends = packed["edge_starts"], packed["edge_ends"]
+    assert [(i, int(j)) for i in range(25) for j in ends[starts[i] : starts[i + 1]]] == sorted(CONFIG.edges)
+    assert (packed["embedding"][: 9 * 64].reshape(9, 64) == state["embedding.weight"].T.astype(np.float32)).all()
+    vectors = packed["vectors"][: CONFIG.layers * 12 * 64].reshape(CONFIG.layers, 12, 64)
+    names = ("norm1.weight", "norm1.bias", "linear1.bias", "linear2.bias", "norm2.weight", "norm2.bias")
+    for layer in range(CONFIG.layers):
+        order = [f"layers.{layer}.{branch}.{name}" for branch in ("spatial", "temporal") for name in names]
+        assert (vectors[layer] == np.stack([state[name].astype(np.float32) for name in order])).all()
+    for part, name in {
+        "embedding_bias": "embedding.bias",
+        "context": "context.weight",
+        "head_hidden": "head.hidden.weight",
+        "head_hidden_bias": "head.hidden.bias",
+        "head_output": "head.output.weight",
+        "head_output_bias": "head.output.bias",
+    }.items():
+        expected = state[name].astype(np.float32).astype(packed[part].dtype).ravel()
+        assert (packed[part][: expected.size] == expected).all(), part
+
+
+def test_what_cannot_be_packed_is_refused(library: ctypes.CDLL, state: dict[str, np.ndarray]) -> None:
+    with pytest.raises(KeyError, match=r"layers\.1\.spatial\.norm2\.bias"):
+        pack_weights(library, sizes_of(1), {k: v for k, v in state.items() if k != "layers.1.spatial.norm2.bias"}, [(0, 0)])
+    for edge in ((25, 0), (0, -1)):
+        with pytest.raises(ValueError, match="an edge leads"):
+            pack_weights(library, sizes_of(1), state, [edge])
 
 
 @pytest.mark.parametrize("structure", [Sizes, Weights])

@@ -14,6 +14,8 @@
 #include <cstring>
 #include <functional>
 
+#include "../half.h"
+
 #define __global__
 #define __device__
 #define __shared__ static  // of the one block that runs
@@ -47,17 +49,8 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 struct __half {
     uint16_t bits;
 };
-inline __half __float2half_rn(float value) {
-    const auto rounded = static_cast<_Float16>(value);
-    __half half;
-    std::memcpy(&half, &rounded, sizeof half);
-    return half;
-}
-inline float __half2float(__half half) {
-    _Float16 value;
-    std::memcpy(&value, &half, sizeof value);
-    return static_cast<float>(value);
-}
+inline __half __float2half_rn(float value) { return {star::half_bits(value)}; }
+inline float __half2float(__half half) { return star::half_value(half.bits); }
 
 struct __half2 {
     __half x, y;
