@@ -92,7 +92,8 @@ EXTRAS = {
     "peers": _PEERS,
     "report": _REPORT,
     "browser": ("playwright",),
-    "tensorrt-rtx": ("tensorrt-rtx-cu13",),
+    "tensorrt": ("onnx",),
+    "tensorrt-rtx": ("onnx", "tensorrt-rtx-cu13"),
 }
 # extras in an extra
 _HELD = {
@@ -111,6 +112,7 @@ VERBS = {
     "export": Needs(_EXPORT, "export"),
     "calibrate": Needs(_CALIBRATE, "calibrate"),
     "analyze": Needs(_CALIBRATE, "calibrate"),
+    "build": Needs(("onnx",), "tensorrt", (Option(("tensorrt-rtx-cu13",), "tensorrt-rtx", "--target tensorrt-rtx"),)),
     "verify": Needs(_TORCH, "export", (Option(_ONNX, "onnx", "--engine onnxruntime, --layers"),)),
     "bench": Needs(
         _TORCH,

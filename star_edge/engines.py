@@ -9,13 +9,14 @@ from typing import Any
 from runtime.bundle import Bundle
 from runtime.engine import Engine, Mode
 from runtime.errors import InputError, MissingDependencyError
-from runtime.manifest import Manifest
 from runtime.recognizer import Recognizer
 
-# name -> module with open_engine(bundle, *, precision, threads, mode) -> Engine and precisions(manifest)
+# name -> module with open_engine(bundle, *, precision, threads, mode) -> Engine and precisions(manifest), and built(bundle) -> precisions
+# where an engine has to be built first
 ENGINES = {
     "native": "runtime.engines.native",
     "onnxruntime": "runtime.engines.onnxruntime",
+    "tensorrt": "runtime.engines.tensorrt",
     "torch": "star_edge.torch_engine",
 }
 DEFAULT_ENGINE = "native"
@@ -43,10 +44,12 @@ def open_engine(
     return engine
 
 
-def precisions(manifest: Manifest, name: str, device: str | None = None) -> tuple[str, ...]:
-    """Precisions a named engine runs a bundle in; raises as :func:`open_engine`."""
-    found: tuple[str, ...] = _module(name).precisions(manifest, **_choice(name, device))
-    return found
+def precisions(bundle: Bundle, name: str, device: str | None = None) -> tuple[str, ...]:
+    """Precisions a named engine runs a bundle in, or of one that has to be built those that were, if any; raises as :func:`open_engine`."""
+    module = _module(name)
+    found: tuple[str, ...] = module.precisions(bundle.manifest, **_choice(name, device))
+    built: tuple[str, ...] = module.built(bundle) if hasattr(module, "built") else ()
+    return built or found
 
 
 def choice_of_device(name: str, device: str) -> str | None:
@@ -87,7 +90,7 @@ def load(
 
     Args:
         path: folder ``NAME.star`` or packed ``NAME.star.zip``; every file is compared with its hash.
-        engine: ``native``, ``onnxruntime``, or ``torch``, the reference.
+        engine: ``native``, ``onnxruntime``, ``tensorrt``, for which ``star-edge build`` must have made one, or ``torch``, the reference.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; default: the bundle's default.
         threads: threads of one call; default: the cores this process may use.
         mode: ``packed`` or ``per-clip``; default: the engine's faster one.

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-HEAVY = {"torch", "onnx", "onnxruntime", "modelopt", "torch_scatter", "torch_sparse", "tensorboard", "safetensors", "plotly"}
+HEAVY = {"torch", "onnx", "onnxruntime", "modelopt", "torch_scatter", "torch_sparse", "tensorboard", "safetensors", "plotly",
+         "tensorrt", "tensorrt_rtx"}  # fmt: skip
 TOOLCHAIN = {"star_edge", "exporters", "calibration"}
 
 # folder -> top-level packages that none of its files may import anywhere, and those none may import while loading
 FORBIDDEN = {
-    "runtime": (TOOLCHAIN | HEAVY - {"onnxruntime"}, {"onnxruntime"}),
+    "runtime": (TOOLCHAIN | HEAVY - {"onnxruntime", "tensorrt"}, {"onnxruntime", "tensorrt"}),
     "boards": (TOOLCHAIN | HEAVY, set()),
 }
 
@@ -75,7 +76,8 @@ def loaded_by(code: str) -> set[str]:
         "import star_edge; dir(star_edge)",
         "import star_edge; star_edge.load, star_edge.Recognizer, star_edge.Clip, star_edge.Prediction",
         "import star_edge.report",
-        "import runtime.recognizer, runtime.streaming, runtime.bundle, runtime.engines.native, runtime.engines.onnxruntime",
+        "import runtime.recognizer, runtime.streaming, runtime.bundle, runtime.engines.native, runtime.engines.onnxruntime, "
+        "runtime.engines.tensorrt",
         "from star_edge.cli import VERBS, cli; import importlib\n"
         "for verb in VERBS:\n"
         "    if importlib.util.find_spec(f'star_edge.cli.{verb}'): importlib.import_module(f'star_edge.cli.{verb}')",

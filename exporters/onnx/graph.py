@@ -116,6 +116,12 @@ def build_model(
     return model
 
 
+def scales_of(amax: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """amax / 127 in a graph's float type; 1 for an all-zero channel, and never rounded down to zero."""
+    scales = np.where(amax > 0, amax / LEVELS, 1.0).astype(dtype)
+    return np.maximum(scales, np.finfo(dtype).smallest_subnormal)
+
+
 class _Graph:
     """One graph under construction."""
 
@@ -220,7 +226,7 @@ class _Graph:
         if key not in self.ranges:
             raise MismatchError("the calibration table lacks a range", where=key, hint="star-edge calibrate")
         scale, zero = f"{key}.scale", f"{key}.zero_point"
-        self.initializers[scale] = self._scales(np.asarray(self.ranges[key]))
+        self.initializers[scale] = scales_of(np.asarray(self.ranges[key]), self.float_dtype)
         self.initializers[zero] = np.zeros((), dtype=np.int8)
         quantised = self.nodes.add("QuantizeLinear", [x, scale, zero], f"{key}.int8", name=f"{key}.quantize")
         return self.nodes.add("DequantizeLinear", [quantised, scale, zero], f"{key}.dequantized", name=f"{key}.dequantize")
@@ -228,18 +234,13 @@ class _Graph:
     def _quantised_weight(self, weight: np.ndarray, path: str) -> str:
         """An int8 initializer [in, out] with one scale per output channel, dequantised."""
         name = f"{path}.weight"
-        scales = self._scales(np.abs(weight).max(axis=0))
+        scales = scales_of(np.abs(weight).max(axis=0), self.float_dtype)
         levels = np.rint(weight / scales.astype(np.float64))
         self.initializers[name] = np.clip(levels, -LEVELS, LEVELS).astype(np.int8)
         self.initializers[f"{name}.scale"] = scales
         self.initializers[f"{name}.zero_point"] = np.zeros(len(scales), dtype=np.int8)
         return self.nodes.add("DequantizeLinear", [name, f"{name}.scale", f"{name}.zero_point"], f"{name}.dequantized",
                               name=f"{name}.dequantize", axis=1)  # fmt: skip
-
-    def _scales(self, amax: np.ndarray) -> np.ndarray:
-        """amax / 127 in the graph's float type; 1 for an all-zero channel, and never rounded down to zero."""
-        scales = np.where(amax > 0, amax / LEVELS, 1.0).astype(self.float_dtype)
-        return np.maximum(scales, np.finfo(self.float_dtype).smallest_subnormal)
 
     def _norm(self, x: str, path: str) -> str:
         """LayerNorm in float32."""

@@ -135,7 +135,7 @@ def _keys(
         raise InputError(f"no engine '{min(unknown)}' to measure on {device}", expected=f"one of {', '.join(modes)}")
     chosen = [engine for engine in modes if engine in named or engine == _REFERENCE[0]]
     computed = {
-        engine: precisions_of(bundle.manifest, like, choice_of_device(like, device))
+        engine: precisions_of(bundle, like, choice_of_device(like, device))
         for engine, like in _PRECISIONS_OF.items()
         if engine in chosen
     }

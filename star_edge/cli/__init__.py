@@ -23,6 +23,7 @@ VERBS = {
     "export": "Checkpoint to bundle: canonical ONNX, weights, golden clips.",
     "calibrate": "Add calibrated INT8 to a bundle.",
     "analyze": "Which layers INT8 harms or speeds up, and which should keep it.",
+    "build": "A bundle's TensorRT engine on the board that runs it, or the graph for other builders.",
     "verify": "Compare an engine with the fp32 reference on a split, with accuracy gates.",
     "bench": "Latency of every engine beside PyTorch on the same clips.",
     "run": "Recognise clips, or a stream of joints.",

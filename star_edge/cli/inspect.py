@@ -223,6 +223,22 @@ def _engine(engine: inspection.EngineDocument) -> str:
     return f"{Path(engine.path).name} ({engine.builder} {engine.version}, {_size(engine.bytes)}{'' if engine.current else ', outdated'})"
 
 
+# what of an engine's description people read; --json has all of it
+_BUILT = ("precision", "gpu", "board", "power", "cuda", "plugin_layers", "int8_ops", "profiles", "build_seconds", "command")
+
+
+def _built(sidecar: Mapping[str, Any]) -> dict[str, Any]:
+    """The description of an engine in rows; all of it where it is not one of ours."""
+    if "verification" not in sidecar:
+        return {"beside it": sidecar}
+    rows = {name.replace("_", " "): sidecar[name] for name in _BUILT if name in sidecar}
+    return rows | {
+        "plugins": sidecar.get("plugin"),
+        "verified": sidecar["verification"],
+        "layers": len(sidecar.get("layers", ())),
+    }
+
+
 def _show_engine(document: inspection.EngineDocument, console: Console) -> None:
     made_from = {None: "in no bundle", True: "this bundle as it is", False: "another state of this bundle, or unknown"}
     _rows(
@@ -231,7 +247,7 @@ def _show_engine(document: inspection.EngineDocument, console: Console) -> None:
         {
             "builder": f"{document.builder} {document.version}",
             "built from": made_from[document.current],
-            "beside it": document.sidecar,
+            **_built(document.sidecar),
         },
     )
     console.print(f"engine of {_size(document.bytes)}; next: star-edge inspect BUNDLE", soft_wrap=True)

@@ -83,7 +83,7 @@ def verify_bundle(
         scheme = split or (manifest.source.split if manifest.source.split in data.meta.splits else data.meta.default_split)
     chosen, available = choose_clips(data, scheme, part, samples, seed)
     reference = open_engine(bundle, REFERENCE, precision="fp32", threads=threads)
-    contenders = _contenders(bundle, engine, precisions or precisions_of(manifest, engine, device), threads, device)
+    contenders = _contenders(bundle, engine, precisions or precisions_of(bundle, engine, device), threads, device)
     expected, *answers = _logits([reference, *contenders], data, chosen, manifest, track)
     results = tuple(
         _judge(contender, logits, expected, data.labels[chosen], data.lengths[chosen], f"{scheme}/{part}")
