@@ -1,7 +1,7 @@
+#include "../star_layered.h"
+
 #include <cstdint>
 #include <initializer_list>
-
-#include "../star_layered.h"
 
 namespace {
 

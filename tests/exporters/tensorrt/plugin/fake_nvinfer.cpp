@@ -1,6 +1,6 @@
 // A libnvinfer that has a plugin registry and nothing else, to see what registers itself in it.
-#include <cuda_runtime_api.h>
 #include <NvInferRuntime.h>
+#include <cuda_runtime_api.h>
 
 #include <cstdlib>
 #include <string>
