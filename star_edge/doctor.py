@@ -44,6 +44,13 @@ _FEATURES: dict[str, dict[str, tuple[str, ...]]] = {
     "arm": {"dotprod": ("asimddp",), "fp16": ("asimdhp",), "bf16": ("bf16",), "i8mm": ("i8mm",)},
 }
 _NEEDS_TENSORRT = ("build",)  # verbs that do nothing without it
+# verb -> what it can do with TensorRT
+_WITH_TENSORRT = {
+    "build": "an engine for this machine",
+    "verify": "--engine tensorrt",
+    "bench": "TensorRT beside PyTorch on a GPU",
+    "run": "--engine tensorrt",
+}
 _SUPPORTED = "star-edge boards"  # says what a refused board has to be flashed with
 
 
@@ -267,10 +274,27 @@ def _verb(verb: str, packages: dict[str, PackageFound], native: NativeFound, nvi
     for option in needs.options:
         lacking = _missing(option.packages, packages)
         options.append(OptionFound(option.purpose, lacking, _mend([option.extra], lacking, packages)))
+    if verb in _WITH_TENSORRT:
+        options.append(_with_tensorrt(verb, nvidia))
     command = _mend([needs.extra], missing, packages) or native.command
     refused = verb in _NEEDS_TENSORRT and nvidia.refused
     ready = not (missing or native.problem or refused)
     return VerbFound(verb, ready, missing, command or (_SUPPORTED if refused else ""), tuple(options))
+
+
+def _with_tensorrt(verb: str, nvidia: Nvidia) -> OptionFound:
+    """What a verb lacks to use TensorRT here. Its module, the compiler and CMake are no packages that pip could bring."""
+    needed = {"tensorrt": importlib.util.find_spec("tensorrt") is not None}
+    if verb in _NEEDS_TENSORRT:
+        needed |= {"nvcc": bool(nvidia.nvcc), "cmake": shutil.which("cmake") is not None}
+    missing = tuple(name for name, found in needed.items() if not found)
+    if nvidia.refused:
+        command = _SUPPORTED
+    elif nvidia.board:
+        command = "sudo apt-get install nvidia-jetpack cmake, and python3 -m venv --system-site-packages"
+    else:
+        command = "a Jetson: docs/first-hour.md"
+    return OptionFound(_WITH_TENSORRT[verb], missing, command if missing else "")
 
 
 def _missing(names: Sequence[str], packages: dict[str, PackageFound]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from runtime.features import FeatureRecipe
 from runtime.manifest import CALIBRATION, Manifest, model_file
 from runtime.readers.decoding import JSON_ERRORS
 from runtime.skeleton import Skeleton
+from runtime.tensorrt.sidecar import ENGINES
 from star_edge.data.dataset import Dataset, DatasetMeta, is_dataset
 from star_edge.lowering import NodeLowering, lowerings, qualified, type_name
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 SCHEMA = "star-edge/inspect/1"
 # the setting that parameter counts are given for: 9 channels of ntu25, the classes of NTU RGB+D 60
 _COUNTED = ("ntu25", 9, 60)
-ENGINES = "engines"
 # the first bytes of an engine; its last four are the builder's version (NVIDIA/TensorRT issue 3073; tried with RTX 1.7.1.116)
 _BUILDERS = {b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
 _ENGINE_HEADER = 28

@@ -32,10 +32,30 @@ class Built(NamedTuple):
     timing_cache: bytes
 
 
+class _InspectedLayer(msgspec.Struct):
+    Name: str = ""
+    LayerType: str = ""
+
+
+class _Inspected(msgspec.Struct):
+    """What TensorRT's inspector writes; a layer without details is its name alone."""
+
+    Layers: list[_InspectedLayer | str] = []
+
+
 def creators(trt: Any) -> dict[str, tuple[str, str]]:
-    """Star op -> version and namespace of its plugin in TensorRT's registry."""
-    found = (creator for creator in trt.get_plugin_registry().all_creators if creator.name in OPS)
-    return {creator.name: (creator.plugin_version, creator.plugin_namespace) for creator in found}
+    """Star op -> version and namespace under which TensorRT's registry finds its plugin.
+
+    Looked up, because no document says whether a library's plugins are registered in their own namespace or in none.
+    """
+    registry = trt.get_plugin_registry()
+    found = {}
+    for creator in registry.all_creators:
+        for namespace in (creator.plugin_namespace, "") if creator.name in OPS else ():
+            if registry.get_creator(creator.name, creator.plugin_version, namespace) is not None:
+                found[creator.name] = (creator.plugin_version, namespace)
+                break
+    return found
 
 
 def build_engine(trt: Any, model: ModelProto, buckets: Sequence[Bucket], timing_cache: bytes | None = None) -> Built:
@@ -80,11 +100,11 @@ def layers_of(trt: Any, plan: bytes) -> tuple[Layer, ...]:
     if engine is None:
         raise GateError(f"{_name(trt)} cannot load what it has built", found=logger(trt).reason())
     told = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    layers = msgspec.json.decode(told).get("Layers", [])
-    return tuple(
-        Layer(layer, "") if isinstance(layer, str) else Layer(str(layer.get("Name", "")), str(layer.get("LayerType", "")))
-        for layer in layers
-    )
+    try:
+        layers = msgspec.json.decode(told, type=_Inspected).Layers
+    except msgspec.DecodeError:  # of no use to the engine, so no reason to refuse it
+        return ()
+    return tuple(Layer(layer) if isinstance(layer, str) else Layer(layer.Name, layer.LayerType) for layer in layers)
 
 
 def _parse(trt: Any, log: Any, builder: Any, model: ModelProto) -> Any:

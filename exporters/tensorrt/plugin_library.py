@@ -68,24 +68,24 @@ def _compile(sm: int, include: Path | None) -> bytes:
         options = [f"-DCMAKE_CUDA_ARCHITECTURES={sm}"]
         if include is not None:
             options.append(f"-DTENSORRT_INCLUDE_DIR={include}")
-        said = _run(["cmake", "-S", str(_ROOT / _FOLDERS[0]), "-B", folder, *options], "configure the plugins")
+        said = _run(["cmake", "-S", str(_ROOT / _FOLDERS[0]), "-B", folder, *options], "cannot configure the plugins")
         skipped = re.search(rf"{_TARGET} is skipped: (.*?)(?:\n-- |\Z)", said, re.DOTALL)
         if skipped:
             what = " ".join(skipped[1].split()).partition(";")[0]
             raise MismatchError(
                 "the plugins cannot be compiled here", found=what, hint=_REMEDIES.get(what, "star-edge doctor build")
             )
-        _run(["cmake", "--build", folder, "--target", _TARGET, "--parallel"], "compile the plugins")
+        _run(["cmake", "--build", folder, "--target", _TARGET, "--parallel"], "cannot compile the plugins")
         return (Path(folder) / LIBRARY).read_bytes()
 
 
-def _run(command: Sequence[str], purpose: str) -> str:
+def _run(command: Sequence[str], failure: str) -> str:
     """A program's output; MismatchError with its last lines when it fails."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
     if done.returncode != 0:
         lines = [line for line in done.stdout.splitlines() if line.strip()][-_LINES:]
         raise MismatchError(
-            f"cannot {purpose}",
+            failure,
             where=" ".join(command),
             found="\n".join(["its last lines:", *lines]),
             hint="star-edge doctor build",

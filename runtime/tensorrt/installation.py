@@ -96,7 +96,7 @@ def load_plugins(trt: Any, path: Path) -> None:
             "TensorRT cannot load the plugins",
             where=path,
             found=f"TensorRT {trt.__version__}: {log.reason()}",
-            hint="star-edge build",
+            hint="use a process of its own for engines with other plugins of star-edge, or: star-edge build",
         )
 
 

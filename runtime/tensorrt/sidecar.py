@@ -57,10 +57,10 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """A layer of the built engine and TensorRT's name for its kind."""
+    """A layer of the built engine and TensorRT's name for its kind, where it tells."""
 
     name: str
-    kind: str
+    kind: str = ""
 
 
 class ProfileCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,13 +133,20 @@ class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):
             sidecar = msgspec.json.decode(data, type=cls)
         except JSON_ERRORS as error:
             raise InputError(f"cannot read the engine's description: {error}", where=where, hint="star-edge build") from None
-        key = sidecar.plugin.key
-        if not sidecar.profiles or list(sidecar.profiles) != sorted(sidecar.profiles) or not re.fullmatch("[0-9a-f]{16}", key):
+        key, profiles = sidecar.plugin.key, sidecar.profiles
+        holds = (
+            profiles
+            and list(profiles) == sorted(set(profiles))
+            and min(min(bucket.rows, bucket.clips) for bucket in profiles) > 0
+            and re.fullmatch("[0-9a-f]{16}", key)
+            and re.fullmatch("[0-9a-f]{64}", sidecar.engine_sha256)
+        )
+        if not holds:
             raise InputError(
                 "the engine's description contradicts itself",
                 where=where,
-                found=f"profiles {', '.join(map(str, sidecar.profiles)) or 'none'}, plugin {key!r}",
-                expected="profiles in ascending order, and 16 hex digits",
+                found=f"profiles {', '.join(map(str, profiles)) or 'none'}, plugin {key!r}, engine {sidecar.engine_sha256!r}",
+                expected="profiles in ascending order, and keys of 16 and 64 hex digits",
                 hint="star-edge build",
             )
         return sidecar

@@ -223,19 +223,24 @@ def _engine(engine: inspection.EngineDocument) -> str:
     return f"{Path(engine.path).name} ({engine.builder} {engine.version}, {_size(engine.bytes)}{'' if engine.current else ', outdated'})"
 
 
-# what of an engine's description people read; --json has all of it
-_BUILT = ("precision", "gpu", "board", "power", "cuda", "plugin_layers", "int8_ops", "profiles", "build_seconds", "command")
-
-
 def _built(sidecar: Mapping[str, Any]) -> dict[str, Any]:
-    """The description of an engine in rows; all of it where it is not one of ours."""
-    if "verification" not in sidecar:
+    """What of an engine's description people read, in rows; all of it where it is none of ours. --json has the rest."""
+    from runtime.tensorrt.sidecar import EngineSidecar
+
+    try:
+        made = msgspec.convert(sidecar, EngineSidecar)
+    except msgspec.ValidationError:
         return {"beside it": sidecar}
-    rows = {name.replace("_", " "): sidecar[name] for name in _BUILT if name in sidecar}
-    return rows | {
-        "plugins": sidecar.get("plugin"),
-        "verified": sidecar["verification"],
-        "layers": len(sidecar.get("layers", ())),
+    worst = max((max(check.error, check.long_error) for check in made.verification), default=None)
+    return {
+        "precision": made.precision,
+        "on": f"{made.board or 'no Jetson'}, {made.gpu}, CUDA {made.cuda}",
+        "power": msgspec.to_builtins(made.power),
+        "plugins": f"{made.plugin_layers} layers of {len(made.layers)}, library {made.plugin.sha256[:12]}",
+        "int8 ops": made.int8_ops,
+        "profiles": [str(bucket) for bucket in made.profiles],
+        "furthest from fp32": None if worst is None else f"{worst:.1e} of at most {made.verification[0].tolerance:.0e}",
+        "built in": f"{made.build_seconds:.0f} s by star-edge {made.star_edge_version}: {made.command}",
     }
 
 

@@ -274,6 +274,14 @@ class IPluginRegistry:
         self.all_creators += [Creator(op) for op in self._module.plugins]
         return object()
 
+    def get_creator(self, type: str, version: str, plugin_namespace: str = "") -> Creator | None:
+        wanted = Creator(type, version, plugin_namespace)
+        found = (Creator(c.name, c.plugin_version, self._namespace(c)) for c in self.all_creators)
+        return next((creator for creator in found if creator == wanted), None)
+
+    def _namespace(self, creator: Creator) -> str:
+        return "" if self._module.registers_in_no_namespace else creator.plugin_namespace
+
 
 class ILayer(msgspec.Struct):
     name: str
@@ -311,13 +319,13 @@ class OnnxParser:
 
     def parse(self, model: bytes, path: str | None = None) -> bool:
         proto, registry = onnx.load_model_from_string(model), MODULE[0].get_plugin_registry()
-        known = {(creator.name, creator.plugin_version, creator.plugin_namespace) for creator in registry.all_creators}
         bodies = {function.name for function in proto.functions}
         for node in proto.graph.node:
             kind = LayerType.MATRIX_MULTIPLY
             if node.domain == DOMAIN and node.op_type not in bodies:
                 named = {attribute.name: attribute.s.decode() for attribute in node.attribute}
-                if (node.op_type, named.get("plugin_version", "1"), named.get("plugin_namespace", "")) not in known:
+                version, namespace = named.get("plugin_version", "1"), named.get("plugin_namespace", "")
+                if registry.get_creator(node.op_type, version, namespace) is None:
                     self._errors.append(ParserError(f"Plugin not found for {node.op_type}"))
                     return False
                 kind = LayerType.PLUGIN_V3
@@ -500,6 +508,7 @@ class FakeTensorrt(types.ModuleType):
     Attributes:
         functions: bodies that plugins compute by. cuda: the runtime whose streams work is put on.
         plugins: ops that the plugin library brings. refuse_plugins, refuse_build: make TensorRT fail.
+        registers_in_no_namespace: of the plugin library, whatever its creators say.
         error: is added to every logit. built, ran: networks and inputs that were seen.
     """
 
@@ -509,7 +518,7 @@ class FakeTensorrt(types.ModuleType):
         self.__version__, self.cuda = version, cuda
         self.functions: list[onnx.FunctionProto] = []
         self.plugins: tuple[str, ...] = OPS
-        self.refuse_plugins = self.refuse_build = False
+        self.refuse_plugins = self.refuse_build = self.registers_in_no_namespace = False
         self.error = 0.0
         self.built: list[tuple[INetworkDefinition, IBuilderConfig]] = []
         self.ran: list[tuple[np.ndarray, np.ndarray]] = []

@@ -227,6 +227,16 @@ def _engine(folder: Path) -> Read:
     return run
 
 
+def _engine_sidecar(folder: Path) -> Read:
+    """Also with the engine it describes, which it may name in any way."""
+    from runtime.tensorrt.sidecar import EngineSidecar, read_engine
+
+    def run(data: bytes) -> None:
+        read_engine(folder / "x.json", EngineSidecar.from_bytes(data))
+
+    return run
+
+
 READERS: dict[str, Callable[[Path], Read]] = {
     "ntu": _ntu,
     "npz": _npz,
@@ -249,11 +259,12 @@ READERS: dict[str, Callable[[Path], Read]] = {
     "case": _case,
     "onnx": _onnx,
     "engine": _engine,
+    "engine_sidecar": _engine_sidecar,
 }
 
 
 # inputs that say nothing about one format are shared
-_JSON = {"nw_ucla", "kinetics", "clip_json", "stream", "skeleton", "recipe", "recordings", "dataset_meta", "manifest", "calibration"}  # fmt: skip
+_JSON = {"nw_ucla", "kinetics", "clip_json", "stream", "skeleton", "recipe", "recordings", "dataset_meta", "manifest", "calibration", "engine_sidecar"}  # fmt: skip
 
 
 def corpora(name: str) -> list[Path]:

@@ -79,6 +79,7 @@ def inputs(folder: Path) -> dict[str, dict[str, bytes]]:
         "case": {"case": _npz(features=rows, clip=np.array("one"))},
         "onnx": {"matmul": _onnx()},
         "engine": {"plan": b"ftrt" + bytes(20) + bytes([10, 13, 3, 9]) + b'{"bundle_id": "x"}'},
+        "engine_sidecar": {"fp16": _sidecar()},
         "json": ODD_JSON,
     }  # fmt: skip
 
@@ -124,6 +125,33 @@ def _calibration() -> bytes:
 
     return CalibrationTable(method="max", samples=1, requested_samples=2, clips=("one",), weights_sha256="0" * 64,
                             ranges={"embedding.in": 1.5}).to_bytes()  # fmt: skip
+
+
+def _sidecar() -> bytes:
+    from runtime.tensorrt.buckets import Bucket
+    from runtime.tensorrt.sidecar import EngineSidecar, Gpu, Layer, Plugin, Power, ProfileCheck
+
+    return EngineSidecar(
+        star_edge_version="0.1.0",
+        bundle_id="0" * 64,
+        precision="fp16",
+        tensorrt="10.3.0",
+        cuda="12.6",
+        driver="12.6",
+        gpu=Gpu(name="Orin", sm=87, multiprocessors=8, integrated=True),
+        board="orin-nano-8gb",
+        power=Power(mode="25W", gpu_mhz=918.0),
+        plugin=Plugin(key="0" * 16, sources_sha256="0" * 64, sha256="0" * 64),
+        graph_sha256="0" * 64,
+        engine_sha256="0" * 64,
+        engine_bytes=1,
+        profiles=(Bucket(64, 4), Bucket(128, 8)),
+        plugin_layers=6,
+        layers=(Layer("positions", "plugin"),),
+        build_seconds=1.5,
+        verification=(ProfileCheck(rows=64, clips=4, golden_clips=3, error=1e-4, long_error=1e-4, tolerance=5e-3),),
+        command="star-edge build",
+    ).to_bytes()
 
 
 def _checkpoint(path: Path) -> bytes:

@@ -375,12 +375,21 @@ def test_a_damaged_description(board: FakeBoard, bundle: Bundle, built: Path, te
 
 
 @pytest.mark.parametrize("key", ["../../../../tmp/evil", "", "0123456789ABCDEF"])
-def test_a_description_cannot_name_a_library_elsewhere(built: Path, bundle: Bundle, key: str) -> None:
+def test_a_description_names_nothing_elsewhere(board: FakeBoard, built: Path, bundle: Bundle, key: str) -> None:
     document = msgspec.json.decode(built.read_bytes())
     rewrite(built, plugin=document["plugin"] | {"key": key})
     with pytest.raises(InputError, match="contradicts itself"):
         open_engine(bundle)
-    rewrite(built, plugin=document["plugin"], profiles=[{"rows": 128, "clips": 8}, {"rows": 64, "clips": 4}])
+    rewrite(built, plugin=document["plugin"], engine_sha256="/../../x".ljust(64, "0"))
+    with pytest.raises(InputError, match="contradicts itself"):
+        open_engine(bundle)
+
+
+@pytest.mark.parametrize("sizes", [[], [(128, 8), (64, 4)], [(64, 4), (64, 4)], [(0, 4)], [(64, 0)]], ids=str)
+def test_a_description_of_impossible_profiles(
+    board: FakeBoard, built: Path, bundle: Bundle, sizes: list[tuple[int, int]]
+) -> None:
+    rewrite(built, profiles=[{"rows": rows, "clips": clips} for rows, clips in sizes])
     with pytest.raises(InputError, match="contradicts itself"):
         open_engine(bundle)
 

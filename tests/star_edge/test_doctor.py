@@ -174,6 +174,24 @@ def test_a_jetson_without_a_tensorrt_that_is_new_enough(
     assert examine(["build", "run"], tmp_path / "elsewhere").ready
 
 
+def test_what_a_jetson_lacks_for_tensorrt(tmp_path: Path, pretend: Pretend) -> None:
+    pretend("tensorrt", tensorrt=None)
+    for name, text in {
+        "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081\n",
+        "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
+        "usr/local/cuda/bin/nvcc": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    report = examine(["build", "run"], tmp_path)
+    build, run = (verb(report, name).options[-1] for name in ("build", "run"))
+    assert (run.purpose, run.missing) == ("--engine tensorrt", ("tensorrt",))
+    assert build.missing[0] == "tensorrt"
+    assert "nvcc" not in build.missing
+    assert build.command.startswith("sudo apt-get install nvidia-jetpack")
+    assert verb(report, "build").ready  # its graphs need none of it
+
+
 def test_a_driver_on_a_server_and_none_at_all(tmp_path: Path, pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(tensorrt=None)
     monkeypatch.setattr("shutil.which", lambda name: None)
