@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 from onnx import ModelProto
 
-from exporters.onnx.functions import OPS
+from exporters.onnx.functions import DOMAIN, OPS, VERSION
 from exporters.tensorrt.graphs import star_nodes
 from runtime.errors import GateError, MismatchError
 from runtime.tensorrt.buckets import Bucket
@@ -44,18 +44,15 @@ class _Inspected(msgspec.Struct):
 
 
 def creators(trt: Any) -> dict[str, tuple[str, str]]:
-    """Star op -> version and namespace under which TensorRT's registry finds its plugin.
+    """Star op -> version and namespace under which TensorRT's registry finds its plugin; an op without one is left out.
 
     Looked up, because no document says whether a library's plugins are registered in their own namespace or in none.
     """
-    registry = trt.get_plugin_registry()
-    found = {}
-    for creator in registry.all_creators:
-        for namespace in (creator.plugin_namespace, "") if creator.name in OPS else ():
-            if registry.get_creator(creator.name, creator.plugin_version, namespace) is not None:
-                found[creator.name] = (creator.plugin_version, namespace)
-                break
-    return found
+    registry, version = trt.get_plugin_registry(), str(VERSION)
+    found = {
+        op: next((space for space in (DOMAIN, "") if registry.get_creator(op, version, space) is not None), None) for op in OPS
+    }
+    return {op: (version, namespace) for op, namespace in found.items() if namespace is not None}
 
 
 def build_engine(trt: Any, model: ModelProto, buckets: Sequence[Bucket], timing_cache: bytes | None = None) -> Built:

@@ -132,7 +132,12 @@ def _keys(
     named = (CUDA_ENGINES if device == "cuda" else DEFAULT_ENGINES) if engines is None else engines
     unknown = set(named) - modes.keys()
     if unknown:
-        raise InputError(f"no engine '{min(unknown)}' to measure on {device}", expected=f"one of {', '.join(modes)}")
+        other = [name for name, held in _MODES.items() if name != device and min(unknown) in held]
+        raise InputError(
+            f"no engine '{min(unknown)}' to measure on {device}",
+            expected=f"one of {', '.join(modes)}",
+            hint=f"--device {other[0]}" if other else None,
+        )
     chosen = [engine for engine in modes if engine in named or engine == _REFERENCE[0]]
     computed = {
         engine: precisions_of(bundle, like, choice_of_device(like, device))

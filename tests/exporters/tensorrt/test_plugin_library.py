@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from exporters.onnx.functions import OPS
 from exporters.tensorrt import plugin_library
 from exporters.tensorrt.plugin_library import ensure_plugins, sources_sha256
 from runtime.errors import InputError, MismatchError
@@ -115,7 +119,7 @@ def test_a_folder_without_headers(cmake: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_nvcc_compiles_it(tmp_path: Path) -> None:
+def test_nvcc_compiles_it_and_a_real_registry_loads_it() -> None:
     named = (os.environ.get("TENSORRT_INCLUDE_DIRS") or os.environ.get("TENSORRT_INCLUDE_DIR") or "").split(":")[0]
     headers = Path(named or f"/usr/include/{platform.machine()}-linux-gnu")
     if not (headers / "NvInferRuntime.h").is_file():
@@ -124,3 +128,13 @@ def test_nvcc_compiles_it(tmp_path: Path) -> None:
         pytest.skip("no nvcc to build the kernels with")
     plugin = ensure_plugins(87, "10.3.0", headers)
     assert plugin_path(plugin.key).read_bytes().startswith(b"\x7fELF")
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        pytest.skip("compiled, but not loaded: TensorRT-RTX is not installed: pip install 'star-edge[tensorrt-rtx]'")
+    # in a process of its own, since a registry keeps what it has loaded
+    code = (
+        "import sys, tensorrt_rtx; from pathlib import Path; from exporters.tensorrt.builder import creators; "
+        "from runtime.tensorrt.installation import load_plugins; load_plugins(tensorrt_rtx, Path(sys.argv[1])); "
+        "print(creators(tensorrt_rtx))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, plugin_path(plugin.key)], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(dict.fromkeys(OPS, ("1", "star_edge"))), done.stderr

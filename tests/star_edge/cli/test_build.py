@@ -286,6 +286,11 @@ def test_run_says_what_is_missing(bundle: Bundle, monkeypatch: pytest.MonkeyPatc
         cli.main(["run", "--self-test", "--engine", "tensorrt"], standalone_mode=False, prog_name="star-edge")
 
 
+def test_bench_says_where_the_engine_is_measured(bundle: Bundle) -> None:
+    with pytest.raises(InputError, match=r"no engine 'tensorrt' to measure on cpu(?s:.*)next: +--device cuda"):
+        cli.main(["bench", "--engine", "tensorrt"], standalone_mode=False, prog_name="star-edge")
+
+
 def test_a_self_test_by_the_engine(board: FakeBoard, bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     board.expect(bundle, "fp16")
     build(bundle, precision="fp16", buckets=(Bucket(300, 4),))
