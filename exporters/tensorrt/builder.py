@@ -105,10 +105,8 @@ def layers_of(trt: Any, plan: bytes) -> tuple[Layer, ...]:
 
 
 def _parse(trt: Any, log: Any, builder: Any, model: ModelProto) -> Any:
-    flags = trt.NetworkDefinitionCreationFlag
-    strongly_typed = getattr(
-        flags, "STRONGLY_TYPED", None
-    )  # its number changed in TensorRT 11; without the name there is no choice
+    # by name, since its number changed in TensorRT 11; a version without it knows nothing else
+    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(model.SerializeToString()):

@@ -193,9 +193,9 @@ def _finish(described: Path) -> None:
         plain, hashed = _paths(described.parent, EngineSidecar.from_bytes(described.read_bytes()), name)
         if hashed.is_file():
             hashed.replace(plain)
+    unfinished = re.compile(rf"{re.escape(name)}\.[0-9a-f]{{16}}{re.escape(SUFFIX)}")
     for path in described.parent.iterdir():
-        abandoned = abandoned_target(path.name) or path.name
-        if path != hashed and abandoned.startswith(f"{name}.") and abandoned.count(".") > f"{name}{SUFFIX}".count("."):
+        if path != hashed and unfinished.fullmatch(abandoned_target(path.name) or path.name):
             with contextlib.suppress(OSError):
                 path.unlink()
 

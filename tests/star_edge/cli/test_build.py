@@ -355,10 +355,15 @@ def test_what_a_killed_build_left_is_cleared_away(board: FakeBoard, bundle: Bund
     (folder / "10.3.0-sm87-fp16.0123456789abcdef.engine").write_bytes(b"half")
     (folder / f".10.3.0-sm87-fp16.0123456789abcdef.engine.{2**22 + 1}.0123abcd.tmp").write_bytes(b"half")
     (folder / "10.3.0-sm87-int8.engine").write_bytes(b"another's")
-    (folder / "notes.txt").write_bytes(b"a user's")
+    (folder / "10.3.0-sm87-fp16.engine.bak").write_bytes(b"a user's")
     board.restart()
     build(bundle, precision="fp16", buckets=ONE)
-    assert engines(bundle) == ["10.3.0-sm87-fp16.engine", "10.3.0-sm87-fp16.json", "10.3.0-sm87-int8.engine", "notes.txt"]
+    assert engines(bundle) == [
+        "10.3.0-sm87-fp16.engine",
+        "10.3.0-sm87-fp16.engine.bak",
+        "10.3.0-sm87-fp16.json",
+        "10.3.0-sm87-int8.engine",
+    ]
 
 
 def test_graphs_are_written(bundle: Bundle, run: Run) -> None:
