@@ -24,11 +24,12 @@ def gpu_peers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     sys.modules.pop("gpu_peers")
 
 
+@pytest.mark.parametrize("name", ["star-64", "star-128"])
 @pytest.mark.parametrize("lengths", [[9], [1, 7, 4]], ids=str)
 @pytest.mark.parametrize("form", ["scatter", "dense"])
-def test_peers_compute_the_model(gpu_peers: ModuleType, form: str, lengths: list[int]) -> None:
+def test_peers_compute_the_model(gpu_peers: ModuleType, form: str, lengths: list[int], name: str) -> None:
     torch.manual_seed(0)
-    config = model_config("star-64", NTU25, 9, 5)
+    config = model_config(name, NTU25, 9, 5)
     model = build_model(config).double().eval()
     features = torch.randn(sum(lengths), 25, 9, dtype=torch.float64)
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
