@@ -133,8 +133,8 @@ def test_two_recognizers_and_many_threads(tiny_bundle: Path, tmp_path: Path) -> 
 
 
 def test_unknown_engine(tiny_bundle: Path) -> None:
-    with pytest.raises(InputError, match="no engine 'tensorrt'"):
-        star_edge.load(tiny_bundle, engine="tensorrt")
+    with pytest.raises(InputError, match="no engine 'tensorrt-rtx'"):
+        star_edge.load(tiny_bundle, engine="tensorrt-rtx")
 
 
 def test_engine_whose_library_is_missing_names_the_extra(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
