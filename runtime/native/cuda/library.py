@@ -143,7 +143,7 @@ def build_emulated(folder: Path, sources: Sequence[Path]) -> Path:
     assert compiler is not None
     library, emulator = folder / "libstar_emulated.so", HERE / "emulator"
     command = [compiler, *HOST_FLAGS, "-I", str(emulator), "-shared", "-o", str(library), "-x", "c++"]
-    _compile(command, (emulator / "emulator.cpp", *sources))
+    _compile(command, (*sorted(emulator.glob("*.cpp")), *sources))
     return library
 
 

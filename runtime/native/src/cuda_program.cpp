@@ -166,6 +166,7 @@ CudaProgram::CudaProgram(const Bundle &bundle, star_precision with_precision) {
     storage = compute = with_precision == STAR_PRECISION_FP32   ? "fp32"
                         : with_precision == STAR_PRECISION_INT8 ? "int8"
                                                                 : "fp16";
+    unquantised = "fp16";
     if (can_fuse(config, precision)) {
         pack_fused(bundle);
     } else {

@@ -1,27 +1,37 @@
 // Runs STAR on an NVIDIA GPU; features come from the host's memory and logits go there.
 #pragma once
 
-#include <vector>
+#include <list>
+#include <memory>
 
 #include "cuda_program.h"
+#include "gpu_runner.h"
 
 namespace star {
 
-class CudaRunner : public Runner {
+class CudaRunner : public GpuRunner {
    public:
     explicit CudaRunner(std::shared_ptr<const CudaProgram> program) : program_(std::move(program)) {}
-    /// The host's: one, which waits for the GPU.
-    int threads() const override { return 1; }
     void run(const float *features, const int64_t *cu_seqlens, int64_t clips, float *logits) override;
 
    private:
-    cudaError_t launch(int32_t frames, int32_t clips);
-    void copy(void *to, const void *from, std::size_t bytes, cudaMemcpyKind kind);
+    /// A size of batches that was run, with its graph once it came again.
+    struct Size {
+        int32_t rows, clips;
+        std::unique_ptr<DeviceGraph> graph;
+    };
+
+    void reserve(int32_t rows, int32_t clips);
+    void compute(int32_t rows, int32_t clips);
+    void launch(int32_t rows, int32_t clips);
+    std::size_t workspace_bytes(int32_t rows, int32_t clips) const;
+    star_cuda_sizes fused_sizes(int32_t rows, int32_t clips) const;
 
     const std::shared_ptr<const CudaProgram> program_;
-    const DeviceStream stream_;
-    std::vector<int32_t> offsets_;
-    DeviceMemory features_, cu_seqlens_, workspace_, logits_;
+    Staging features_, cu_seqlens_, logits_;
+    DeviceMemory workspace_;
+    int32_t most_rows_ = -1, most_clips_ = -1;  // that there is memory for
+    std::list<Size> sizes_;                     // the last one first
 };
 
 }  // namespace star

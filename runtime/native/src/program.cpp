@@ -8,6 +8,9 @@
 #if defined(STAR_EDGE_CUDA)
 #include "cuda_program.h"
 #endif
+#if defined(STAR_EDGE_TENSORRT)
+#include "tensorrt_program.h"
+#endif
 
 namespace star {
 
@@ -81,6 +84,19 @@ const char *gpu_products_of(star_precision) { return nullptr; }
 bool has_gpu() { return false; }
 #endif
 
+#if defined(STAR_EDGE_TENSORRT)
+std::shared_ptr<const Program> open_engine(const Bundle &bundle, star_precision precision,
+                                           const std::filesystem::path &folder) {
+    return compile_for_tensorrt(bundle, precision, folder, installed_tensorrt());
+}
+#else
+std::shared_ptr<const Program> open_engine(const Bundle &, star_precision, const std::filesystem::path &) {
+    throw Error(
+        STAR_UNSUPPORTED,
+        "this build cannot run TensorRT engines; next: pip install --config-settings=cmake.define.STAR_EDGE_TENSORRT=ON .");
+}
+#endif
+
 star_precision precision_of(const std::string &name) {
     if (name == "fp16") return STAR_PRECISION_FP16;
     if (name == "bf16") return STAR_PRECISION_BF16;
@@ -89,11 +105,13 @@ star_precision precision_of(const std::string &name) {
 
 }  // namespace
 
-std::shared_ptr<const Program> compile(const Bundle &bundle, star_precision precision, star_isa isa) {
+std::shared_ptr<const Program> compile(const Bundle &bundle, star_precision precision, star_isa isa,
+                                       const std::filesystem::path &folder) {
     if (precision == STAR_PRECISION_DEFAULT) precision = precision_of(bundle.default_precision);
     if (precision == STAR_PRECISION_INT8 && bundle.quantised.empty())
         throw Error(STAR_UNSUPPORTED, "the bundle has no int8 model; next: star-edge calibrate");
     if (isa == STAR_ISA_CUDA) return compile_for_gpu(bundle, precision);
+    if (isa == STAR_ISA_TENSORRT) return open_engine(bundle, precision, folder);
     const Target &target = target_of(isa);
     const Kernels &kernels = kernels_of(target, precision);
     auto program = std::make_shared<StarProgram>(bundle, precision, kernels);

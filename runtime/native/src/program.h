@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 
@@ -26,10 +27,13 @@ class Program : public std::enable_shared_from_this<Program> {
     star_precision precision = STAR_PRECISION_FP32;
     star_isa isa = STAR_ISA_PORTABLE;
     std::string products, storage, compute;  // see star_model_info
+    std::string unquantised = "fp32";        // what an int8 model multiplies in where it does not in int8
 };
 
-/// Packs weights. Throws Error (STAR_UNSUPPORTED) when the processor or the bundle lacks what is asked for.
-std::shared_ptr<const Program> compile(const Bundle &bundle, star_precision precision, star_isa isa);
+/// Packs weights, or opens the engine in the bundle's folder, which is empty for a bundle in memory. Throws Error
+/// (STAR_UNSUPPORTED) when the machine or the bundle lacks what is asked for; for an engine STAR_IO and STAR_MISMATCH as well.
+std::shared_ptr<const Program> compile(const Bundle &bundle, star_precision precision, star_isa isa,
+                                       const std::filesystem::path &folder = {});
 
 /// Memory and threads of one caller.
 class Runner {

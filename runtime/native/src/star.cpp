@@ -116,7 +116,7 @@ std::string module_precision(const star::Bundle &bundle, const star::Program &pr
     if (!is_linear) return "fp32";
     switch (program.precision) {
         case STAR_PRECISION_INT8:
-            return bundle.quantised.count(module) ? "int8" : "fp32";
+            return bundle.quantised.count(module) ? "int8" : program.unquantised;
         case STAR_PRECISION_BF16:
             return module.rfind("layers.", 0) == 0 ? program.compute : "fp32";
         default:
@@ -133,9 +133,10 @@ std::map<std::string, std::string> module_precisions(const star::Bundle &bundle,
     return precisions;
 }
 
-star_model *make_model(star::Bundle bundle, star_precision precision, star_isa isa) {
+/// folder: the bundle's, empty where it is in memory.
+star_model *make_model(star::Bundle bundle, star_precision precision, star_isa isa, const std::filesystem::path &folder) {
     Model model;
-    model.program = star::compile(bundle, precision, isa);
+    model.program = star::compile(bundle, precision, isa, folder);
     model.modules = module_precisions(bundle, *model.program);
     model.features = std::move(bundle.features);
     model.class_names = std::move(bundle.class_names);
@@ -146,7 +147,7 @@ star_model *make_model(star::Bundle bundle, star_precision precision, star_isa i
 void check_choice(star_precision precision, star_isa isa) {
     if (precision < STAR_PRECISION_DEFAULT || precision > STAR_PRECISION_INT8)
         refuse("unknown precision", std::to_string(precision), "a star_precision");
-    if (isa < STAR_ISA_AUTO || isa > STAR_ISA_CUDA) refuse("unknown instruction set", std::to_string(isa), "a star_isa");
+    if (isa < STAR_ISA_AUTO || isa > STAR_ISA_TENSORRT) refuse("unknown instruction set", std::to_string(isa), "a star_isa");
 }
 
 std::string_view view_of(const star_bytes &bytes, const char *name) {
@@ -221,7 +222,7 @@ star_status star_model_load(const char *path, star_precision precision, star_isa
         *model = nullptr;
         require_pointer(path, "path");
         check_choice(precision, isa);
-        *model = make_model(star::read_bundle(path), precision, isa);
+        *model = make_model(star::read_bundle(path), precision, isa, path);
     });
 }
 
@@ -233,7 +234,7 @@ star_status star_model_load_bytes(star_bytes manifest, star_bytes weights, star_
         check_choice(precision, isa);
         const star::BundleBytes bytes{view_of(manifest, "manifest"), view_of(weights, "weights"),
                                       view_of(calibration, "calibration")};
-        *model = make_model(star::parse_bundle(bytes), precision, isa);
+        *model = make_model(star::parse_bundle(bytes), precision, isa, {});
     });
 }
 

@@ -7,6 +7,7 @@
 #include "error.h"
 #include "half.h"
 #include "random_star.h"
+#include "streams.h"
 
 using namespace star;
 using namespace star::test;
@@ -110,6 +111,57 @@ TEST_CASE("a clip's logits are the same bits alone, in any batch and in a runner
             CHECK(std::equal(logits.begin(), logits.end(), expected.begin() + clip * config.classes));
         }
     }
+}
+
+TEST_CASE("a size that comes again runs as a CUDA graph, until memory moves") {
+    const Config config = config_of(5, 9, 4, 16, 4, 2, 8), wide = config_of(5, 9, 4, 64, 8, 1, 8);
+    for (const bool integrated : {false, true}) {
+        emulator::set_integrated(integrated);
+        for (const Config &of : {config, wide}) {
+            const Bundle bundle = random_bundle(of, 5);
+            const auto program = compile_for_cuda(bundle, STAR_PRECISION_FP16);
+            const auto runner = program->make_runner(1);
+            const auto check = [&](const Batch &batch, int captures, int launches) {
+                const emulator::Counts before = emulator::counts();
+                const std::vector<float> logits = run(*runner, of, batch);
+                const emulator::Counts &after = emulator::counts();
+                CHECK(after.captures - before.captures == captures);
+                CHECK(after.graph_launches - before.graph_launches == launches);
+                CHECK(after.copies - before.copies == (integrated ? 0 : 3));
+                CHECK(logits == run(*program->make_runner(1), of, batch));
+            };
+            const Batch small = random_batch(of, {3, 6}, 1), other = random_batch(of, {1, 8}, 2),
+                        large = random_batch(of, {20}, 3);
+            check(small, 0, 0);
+            check(small, 1, 1);
+            check(other, 0, 1);  // as many rows and clips, though other ones
+            check(large, 0, 0);
+            check(small, 0, 0);  // its graph had the addresses of before
+            check(small, 1, 1);
+            check(large, 1, 1);
+            check(small, 0, 1);
+            for (int64_t rows = 0; rows < 15; rows++) run(*runner, of, random_batch(of, {rows}, 4));
+            check(small, 0, 1);
+            run(*runner, of, random_batch(of, {15}, 4));
+            check(small, 0, 1);
+            check(large, 0, 0);  // forgotten
+        }
+    }
+    emulator::set_integrated(false);
+}
+
+TEST_CASE("time on the GPU is told apart from the whole") {
+    const Config config = config_of(5, 9, 4, 16, 4, 2, 8);
+    const auto runner = compile_for_cuda(random_bundle(config, 5), STAR_PRECISION_FP32)->make_runner(1);
+    const Batch batch = random_batch(config, {30}, 1);
+    double gpu = -1, rest = -1;
+    runner->profile(true);
+    for (int i = 0; i < 3; i++) run(*runner, config, batch);
+    CHECK(runner->stage(0, gpu) == std::string("kernels on the GPU"));
+    CHECK(runner->stage(1, rest) == std::string("copies and waiting"));
+    CHECK(gpu > 0);
+    CHECK(rest > 0);
+    CHECK(runner->stage(2, rest) == nullptr);
 }
 
 TEST_CASE("clips without rows, alone and in a runner's first call") {

@@ -27,9 +27,9 @@ const std::map<std::string, star_precision> PRECISIONS = {{"fp32", STAR_PRECISIO
                                                           {"bf16", STAR_PRECISION_BF16},
                                                           {"int8", STAR_PRECISION_INT8},
                                                           {"", STAR_PRECISION_DEFAULT}};
-const std::map<std::string, star_isa> INSTRUCTION_SETS = {{"portable", STAR_ISA_PORTABLE}, {"avx2", STAR_ISA_AVX2},
-                                                          {"avx512", STAR_ISA_AVX512},     {"neon", STAR_ISA_NEON},
-                                                          {"cuda", STAR_ISA_CUDA},         {"", STAR_ISA_AUTO}};
+const std::map<std::string, star_isa> INSTRUCTION_SETS = {
+    {"portable", STAR_ISA_PORTABLE}, {"avx2", STAR_ISA_AVX2},         {"avx512", STAR_ISA_AVX512}, {"neon", STAR_ISA_NEON},
+    {"cuda", STAR_ISA_CUDA},         {"tensorrt", STAR_ISA_TENSORRT}, {"", STAR_ISA_AUTO}};
 constexpr int64_t MAX_FRAMES = 1'000'000'000;  // of a window
 constexpr int64_t MAX_BENCH = 3600;            // seconds; every time is kept
 
@@ -43,8 +43,10 @@ void declare(CLI::App &app, Options &options) {
     app.add_option("CLIP", options.clips, "Recordings to recognise: .skeleton (NTU RGB+D), .npz (packed clips)");
     app.add_option("--precision", options.precision, "Default: the bundle's default precision")
         ->check(CLI::IsMember({"fp32", "fp16", "bf16", "int8"}));
-    app.add_option("--isa", options.isa, "Kernels; default: the best this processor has; cuda: an NVIDIA GPU")
-        ->check(CLI::IsMember({"portable", "avx2", "avx512", "neon", "cuda"}));
+    app.add_option(
+           "--isa", options.isa,
+           "Kernels; default: the best this processor has; cuda: an NVIDIA GPU; tensorrt: the engine of star-edge build")
+        ->check(CLI::IsMember({"portable", "avx2", "avx512", "neon", "cuda", "tensorrt"}));
     app.add_option("--threads", options.threads, "Threads of one run; default: all usable cores")->check(CLI::Range(1, 4096));
     app.add_option("--top", options.top, "Most probable classes to print")
         ->check(CLI::Range(1, 1'000'000))

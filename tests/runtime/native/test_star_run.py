@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,15 @@ def test_every_instruction_set_passes_the_self_test(star_run: Run, exported_bund
     report = document(star_run(exported_bundle, "--self-test", "--isa", isa, "--precision", "fp32", "--json"))
     assert report["self_test"]["clips"] == 5
     assert report["self_test"]["error"] <= report["self_test"]["tolerance"] == TOLERANCES["fp32"]
+
+
+def test_an_engine_of_tensorrt_is_run_by_a_build_that_can(star_run: Run, exported_bundle: Path) -> None:
+    done = star_run(exported_bundle, "--self-test", "--isa", "tensorrt", "--precision", "fp32")
+    assert done.returncode == 4
+    # what is lacking first: this library's part for it, TensorRT, a GPU, or the engine
+    assert re.search(
+        rb"STAR_EDGE_TENSORRT=ON|TensorRT cannot be loaded|no GPU that CUDA can use|no TensorRT engine in fp32", done.stderr
+    )
 
 
 def test_the_last_line_says_what_ran(star_run: Run, exported_bundle: Path, clips: Path) -> None:

@@ -15,6 +15,7 @@
 #include <functional>
 
 #include "../half.h"
+#include "streams.h"
 
 #define __global__
 #define __device__
@@ -109,9 +110,10 @@ Value __shfl_xor_sync(unsigned mask, Value value, unsigned lanes) {
 }
 
 template <class... Parameters, class... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared_bytes, cudaStream_t,
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared_bytes, cudaStream_t stream,
                    const Arguments &...arguments) {
-    return emulator::run(grid, threads, shared_bytes, [&] { kernel(arguments...); });
+    return emulator::enqueue(stream,
+                             [=] { return emulator::run(grid, threads, shared_bytes, [&] { kernel(arguments...); }); });
 }
 
 inline void load_matrices(uint32_t (&b)[4], const __half *row) {

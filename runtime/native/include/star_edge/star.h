@@ -52,14 +52,16 @@ typedef enum star_precision {
     STAR_PRECISION_INT8 = 4  /**< The bundle's calibration, W8A8; sums in int32. */
 } star_precision;
 
-/** @brief Instruction set of the kernels. */
+/** @brief Instruction set of the kernels, or what else runs a model. */
 typedef enum star_isa {
     STAR_ISA_AUTO = 0, /**< The best this processor has. */
     STAR_ISA_PORTABLE = 1,
     STAR_ISA_AVX2 = 2,
     STAR_ISA_AVX512 = 3, /**< With VNNI and BF16 where the processor has them. */
     STAR_ISA_NEON = 4,   /**< With dotprod and bf16 where the processor has them. */
-    STAR_ISA_CUDA = 5    /**< An NVIDIA GPU, only where it is asked for; in builds with STAR_EDGE_CUDA. */
+    STAR_ISA_CUDA = 5,   /**< An NVIDIA GPU, only where it is asked for; in builds with STAR_EDGE_CUDA. */
+    /** The TensorRT engine that `star-edge build` put into the bundle's folder, as STAR_ISA_CUDA; with STAR_EDGE_TENSORRT. */
+    STAR_ISA_TENSORRT = 6
 } star_isa;
 
 /** @brief A loaded model. */

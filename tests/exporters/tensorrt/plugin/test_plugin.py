@@ -1,13 +1,8 @@
-"""The TensorRT plugins, compiled against the headers of one or more versions and walked as TensorRT walks them, without it.
-
-``TENSORRT_INCLUDE_DIRS`` names folders of headers, separated by ``:``; else ``TENSORRT_INCLUDE_DIR`` or the system's are taken.
-The first folder's tests are quick; what repeats them for the others is slow.
-"""
+"""The TensorRT plugins, compiled against the headers of one or more versions and walked as TensorRT walks them, without it."""
 
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -15,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tensorrt_headers import versions
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 PLUGIN = REPOSITORY / "exporters" / "tensorrt" / "plugin"
@@ -26,25 +22,6 @@ SYSTEM_LIBRARIES = {"libc.so.6", "libgcc_s.so.1", "libm.so.6", "libstdc++.so.6"}
 pytestmark = pytest.mark.skipif(
     shutil.which("cmake") is None or shutil.which("g++") is None, reason="no cmake or g++ to build plugins with"
 )
-
-
-def header_folders() -> list[Path]:
-    """Folders that hold NvInferRuntime.h, as the environment names them, or the system's."""
-    named = os.environ.get("TENSORRT_INCLUDE_DIRS") or os.environ.get("TENSORRT_INCLUDE_DIR")
-    system = f"/usr/include/{platform.machine()}-linux-gnu:/usr/include"
-    folders = [Path(folder) for folder in (named or system).split(":") if folder]
-    return [folder for folder in folders if named or (folder / "NvInferRuntime.h").is_file()]
-
-
-def versions() -> list[object]:
-    folders = header_folders()
-    if not folders:
-        reason = "no TensorRT headers: name their folders in TENSORRT_INCLUDE_DIRS, see exporters/tensorrt/plugin/README.md"
-        return [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="no headers")]
-    return [
-        pytest.param(folder, marks=[pytest.mark.slow] if i else [], id="/".join(folder.parts[-3:]))
-        for i, folder in enumerate(folders)
-    ]
 
 
 def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
