@@ -46,7 +46,7 @@ class Weights(ctypes.Structure):
     _fields_ = tuple(
         (name, c_void_p)
         for name in (
-            "input_scale", "input_shift", "embedding", "embedding_bias", "first_key_value", "matrices", "vectors",
+            "input_scale", "input_shift", "embedding", "embedding_bias", "key_values", "matrices", "vectors",
             "edge_starts", "edge_ends", "context", "head_hidden", "head_hidden_bias", "head_output", "head_output_bias",
         )
     )  # fmt: skip

@@ -1,4 +1,5 @@
-// STAR-64 in FP16: a layer is a kernel over tiles of frames, and one that sums keys (x) values over each clip.
+// STAR-64 in FP16: a layer is a kernel that sums keys (x) values over each clip, and one over tiles of frames. Keys and values
+// are never in memory: x is half as large, and both kernels read that.
 //
 // A tile is as many frames of one clip as fit into the rows of a block, sixteen tokens a warp. In a matrix product a thread of
 // a group of four holds sixteen neighbouring channels of two tokens, inputs and outputs alike, because the packed matrices are
@@ -13,26 +14,19 @@ namespace {
 
 constexpr int kDim = STAR_CUDA_DIM, kHeads = STAR_CUDA_HEADS, kHeadDim = kDim / kHeads;
 constexpr int kLayerRows = STAR_CUDA_LAYER_ROWS, kVectors = STAR_CUDA_LAYER_VECTORS;
-constexpr int kWeightStride = kDim + 8;    // halves; rows in different banks
-constexpr int kTileStride = 4 * kDim + 8;  // halves: q, k, v of the spatial branch and q of the temporal one, of a token
-constexpr int kKeyValue = 2 * kDim;
-constexpr int kSecond = 8 * kTileStride;  // from a thread's first token to its second
+constexpr int kWeightStride = kDim + 8;          // halves; rows in different banks
+constexpr int kBlockStride = 8 * kWeightStride;  // of eight outputs
+constexpr int kTileStride = 4 * kDim + 8;        // halves: q, k, v of the spatial branch and q of the temporal one, of a token
+constexpr int kKeyValue = 2 * kDim;              // rows of their matrices
+constexpr int kNextToken = 8 * kTileStride;      // from a thread's first token to its second
 constexpr int kMostJoints = 64, kMostChannels = 16;
 constexpr int kStateSize = kDim * kHeadDim;  // of a joint: [head][key][value]
-constexpr int kReduceWarps = 16, kHeadWarps = 8;
+constexpr int kReduceWarps = 16, kHeadWarps = 8, kStreams = 3;
 constexpr float kNormEps = 1e-5f, kTemporalEps = 1e-6f, kLog2e = 1.44269504f;
 
-// first rows of a layer's matrices, and vectors of its parameters
-enum Matrix {
-    kSpatialQkv = 0,
-    kSpatialFirst = 192,
-    kSpatialSecond = 256,
-    kTemporalQuery = 320,
-    kTemporalFirst = 384,
-    kTemporalSecond = 448,
-    kNextKeyValue = 512
-};
-enum Vectors { kSpatialVectors = 0, kTemporalVectors = 6 };
+// first rows of a layer's matrices
+enum Matrix { kSpatialQkv = 0, kFirst = 192, kSecond = 256, kTemporalQuery = 320 };
+constexpr int kBranchRows = 192, kBranchVectors = 6;  // from the spatial branch to the temporal one
 enum EncoderVector { kNorm1Weight, kNorm1Bias, kBias1, kBias2, kNorm2Weight, kNorm2Bias };
 
 /// Consecutive frames of a clip; none where a slot has no tile.
@@ -152,29 +146,32 @@ struct Sums {
     }
 };
 
-/// sums += rows times 64 rows of a packed matrix in shared memory. Four blocks of outputs at a time: an instruction waits for
-/// none of the three before it.
-__device__ void multiply(const Rows &rows, const __half *matrix, Sums &sums) {
-    constexpr int kBlocks = 4;
+/// sums += rows times kBlocks times eight rows of a packed matrix in shared memory: channels of two tokens, as in Sums.
+template <int kBlocks>
+__device__ void multiply_blocks(const Rows &rows, const __half *matrix, float (*sums)[4]) {
     const int lane = threadIdx.x % 32;
     const __half *row = matrix + lane % 8 * kWeightStride + lane / 8 * 8;
 #pragma unroll
-    for (int first = 0; first < 8; first += kBlocks) {
+    for (int half = 0; half < 2; half++) {  // of the inputs
+        uint32_t b[kBlocks][4];
 #pragma unroll
-        for (int half = 0; half < 2; half++) {  // of the inputs
-            uint32_t b[kBlocks][4];
+        for (int n = 0; n < kBlocks; n++) load_matrices(b[n], row + n * kBlockStride + half * 32);
 #pragma unroll
-            for (int n = 0; n < kBlocks; n++) load_matrices(b[n], row + (first + n) * 8 * kWeightStride + half * 32);
+        for (int step = 0; step < 2; step++) {
+            const int s = half * 2 + step;
 #pragma unroll
-            for (int step = 0; step < 2; step++) {
-                const int s = half * 2 + step;
-#pragma unroll
-                for (int n = 0; n < kBlocks; n++)
-                    multiply_add(sums.c[first + n], rows.h[0][2 * s], rows.h[1][2 * s], rows.h[0][2 * s + 1],
-                                 rows.h[1][2 * s + 1], b[n][2 * step], b[n][2 * step + 1]);
-            }
+            for (int n = 0; n < kBlocks; n++)
+                multiply_add(sums[n], rows.h[0][2 * s], rows.h[1][2 * s], rows.h[0][2 * s + 1], rows.h[1][2 * s + 1],
+                             b[n][2 * step], b[n][2 * step + 1]);
         }
     }
+}
+
+/// sums += rows times 64 rows of a packed matrix. Four blocks of outputs at a time: an instruction waits for none of the three
+/// before it.
+__device__ void multiply(const Rows &rows, const __half *matrix, Sums &sums) {
+    multiply_blocks<4>(rows, matrix, sums.c);
+    multiply_blocks<4>(rows, matrix + 4 * kBlockStride, sums.c + 4);
 }
 
 __device__ Sums project(const Rows &rows, const __half *matrix) {
@@ -312,27 +309,12 @@ __device__ void copy_matrices(const __half *from, int rows, __half *to) {
 /// What a run has in its workspace.
 struct Buffers {
     Tile *tiles;
-    __half *x;          // [frames, V, 64]
-    __half *key_value;  // [frames, V, 128]: phi(k), v
-    float *products;    // [clips, V, heads, 8, 8]
-    float *key_sums;    // [clips, V, 64]
-    float *pooled;      // [clips, V, 64]
-    float *hidden;      // [clips, hidden]
+    __half *x;        // [frames, V, 64]
+    float *products;  // [clips, V, heads, 8, 8]
+    float *key_sums;  // [clips, V, 64]
+    float *pooled;    // [clips, V, 64]
+    float *hidden;    // [clips, hidden]
 };
-
-/// Keys and values of the next layer from the tokens a thread holds.
-__device__ void store_key_value(const Rows &x, const __half *matrix, int token, int tokens, __half *out) {
-    const int channel = threadIdx.x % 4 * 16;
-#pragma unroll
-    for (int part = 0; part < 2; part++) {
-        Sums sums = project(x, matrix + part * kDim * kWeightStride);
-        if (part == 0) sums.apply([](float value) { return phi(value); });
-        const Rows rows = sums.rounded();
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            if (token + 8 * i < tokens) rows.store(i, out + (token + 8 * i) * kKeyValue + part * kDim + channel);
-    }
-}
 
 /// Which frames each slot's tile has: tile k of a clip has slot cu_seqlens / frames of a tile + clip + k, which no other has.
 __global__ void plan_tiles(const int32_t *cu_seqlens, int clips, int tile_frames, int slots, Tile *tiles) {
@@ -373,7 +355,6 @@ __global__ void __launch_bounds__(kWarps * 32, 1)
     const int token = static_cast<int>(threadIdx.x / 32 * 16 + lane / 4);  // and the one eight further
     __half *own = tile_rows + token * kTileStride + channel;
     const auto matrix = [=](int row) { return matrices + row * kWeightStride; };
-    const bool last_layer = layer + 1 == sizes.layers;
 
     for (int slot = blockIdx.x; slot < slots; slot += gridDim.x) {
         const Tile tile = buffers.tiles[slot];
@@ -381,64 +362,63 @@ __global__ void __launch_bounds__(kWarps * 32, 1)
         const int tokens = tile.frames * joints;
         __half *x_tile = buffers.x + static_cast<size_t>(tile.first_frame) * joints * kDim + channel;
         Rows x;
-        x.load(x_tile + min(token, tokens - 1) * kDim, x_tile + min(token + 8, tokens - 1) * kDim);
+        const auto load_x = [&] {
+            x.load(x_tile + min(token, tokens - 1) * kDim, x_tile + min(token + 8, tokens - 1) * kDim);
+        };
+        load_x();
         await_copies();
         __syncthreads();  // matrices are there; the tile before is done
 #pragma unroll 1
         for (int part = 0; part < 3; part++) {
             const Rows rows = project(x, matrix(kSpatialQkv + part * kDim)).rounded();
             rows.store(0, own + part * kDim);
-            rows.store(1, own + kSecond + part * kDim);
+            rows.store(1, own + kNextToken + part * kDim);
         }
         Sums query = project(x, matrix(kTemporalQuery));
         query.apply([](float value) { return phi(value); });
         const Rows queries = query.rounded();
         queries.store(0, own + 3 * kDim);
-        queries.store(1, own + kSecond + 3 * kDim);
+        queries.store(1, own + kNextToken + 3 * kDim);
         __syncthreads();
         linear_attention(tile_rows + 3 * kDim, tile.frames, joints,
                          buffers.products + static_cast<size_t>(tile.clip) * joints * kStateSize,
                          buffers.key_sums + static_cast<size_t>(tile.clip) * joints * kDim);
         sparse_attention(tile_rows, tokens, joints, edge_starts, edge_ends);
         __syncthreads();
-        Rows attended;
-        attended.load(own, own + kSecond);
-        x.load(x_tile + min(token, tokens - 1) * kDim,
-               x_tile + min(token + 8, tokens - 1) * kDim);  // anew: attention wants the registers
-        Rows spatial = encoder_tail(attended, x, matrix(kSpatialFirst), matrix(kSpatialSecond),
-                                    vectors + kSpatialVectors * kDim + channel)
-                           .rounded();
-        spatial.store(0, own + kDim);  // where the keys were
-        spatial.store(1, own + kSecond + kDim);
-        attended.load(own + 3 * kDim, own + kSecond + 3 * kDim);
-        Sums sums = encoder_tail(attended, x, matrix(kTemporalFirst), matrix(kTemporalSecond),
-                                 vectors + kTemporalVectors * kDim + channel);
-        spatial.load(own + kDim, own + kSecond + kDim);
-        sums.add(spatial);
-        const Rows result = sums.rounded();
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            if (token + 8 * i < tokens) result.store(i, x_tile + (token + 8 * i) * kDim);
-        if (!last_layer)
-            store_key_value(result, matrix(kNextKeyValue), token, tokens,
-                            buffers.key_value + static_cast<size_t>(tile.first_frame) * joints * kKeyValue);
+        // a loop keeps what the branches read apart: together they want more registers than there are
+#pragma unroll 1
+        for (int branch = 0; branch < 2; branch++) {
+            const __half *attention = own + branch * 3 * kDim;
+            Rows attended;
+            attended.load(attention, attention + kNextToken);
+            load_x();  // anew: attention wants the registers
+            Sums sums =
+                encoder_tail(attended, x, matrix(kFirst + branch * kBranchRows), matrix(kSecond + branch * kBranchRows),
+                             vectors + branch * kBranchVectors * kDim + channel);
+            if (branch == 1) {
+                Rows spatial;
+                spatial.load(own + kDim, own + kNextToken + kDim);
+                sums.add(spatial);
+            }
+            const Rows result = sums.rounded();
+            __half *to = branch == 0 ? own + kDim : x_tile + token * kDim;  // first where the keys were
+            const int second = branch == 0 ? kNextToken : 8 * kDim;
+            if (branch == 0 || token < tokens) result.store(0, to);
+            if (branch == 0 || token + 8 < tokens) result.store(1, to + second);
+        }
     }
 }
 
-/// x = embedding of features + positions, and the first layer's keys and values.
+/// x = embedding of features + positions.
 template <int kWarps>
 __global__ void __launch_bounds__(kWarps * 32)
     embed_kernel(star_cuda_sizes sizes, star_cuda_weights weights, const float *features, int slots, Buffers buffers) {
     STAR_DYNAMIC_SHARED(memory);
-    auto *matrices = reinterpret_cast<__half *>(memory);
-    auto *embedding = reinterpret_cast<float *>(matrices + kKeyValue * kWeightStride);  // [C, 64], then the bias
-    float *inputs = embedding + (sizes.channels + 1) * kDim;                            // [token, C], normalised
+    auto *embedding = reinterpret_cast<float *>(memory);      // [C, 64], then the bias
+    float *inputs = embedding + (sizes.channels + 1) * kDim;  // [token, C], normalised
     const int joints = sizes.joints, channels = sizes.channels;
-    copy_matrices(static_cast<const __half *>(weights.first_key_value), kKeyValue, matrices);
     for (int i = threadIdx.x; i < channels * kDim; i += blockDim.x) embedding[i] = weights.embedding[i];
     for (int i = threadIdx.x; i < kDim; i += blockDim.x) embedding[channels * kDim + i] = weights.embedding_bias[i];
-    await_copies();
-    __syncthreads();
 
     const int lane = threadIdx.x % 32, channel = lane % 4 * 16;
     const int token = static_cast<int>(threadIdx.x / 32 * 16 + lane / 4);
@@ -484,8 +464,6 @@ __global__ void __launch_bounds__(kWarps * 32)
             if (token + 8 * i < tokens)
                 x.store(i, buffers.x + (static_cast<size_t>(tile.first_frame) * joints + token + 8 * i) * kDim + channel);
         }
-        store_key_value(x, matrices, token, tokens,
-                        buffers.key_value + static_cast<size_t>(tile.first_frame) * joints * kKeyValue);
     }
 }
 
@@ -498,41 +476,96 @@ __device__ void sum_over_warps(float (&values)[kCount], float *shared) {
     __syncthreads();
 }
 
-/// Products of keys and values, and sums of keys, of one joint of a clip: warps take frames in turn, and are added in order.
-__global__ void __launch_bounds__(kReduceWarps * 32)
-    state_kernel(star_cuda_sizes sizes, const int32_t *cu_seqlens, Buffers buffers) {
-    constexpr int kValues = 2 * kHeadDim + 2;  // of a lane: two keys of a head by its values, and the keys' sums
-    __shared__ float shared[kReduceWarps * kValues * 32];
-    const int joint = blockIdx.x, clip = blockIdx.y, joints = sizes.joints;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = lane / 4, key = lane % 4 * 2;
-    const int begin = cu_seqlens[clip], end = cu_seqlens[clip + 1];
-    float sums[kValues] = {};
-#pragma unroll 8
-    for (int frame = begin + warp; frame < end; frame += kReduceWarps) {
-        const __half *row = buffers.key_value + (static_cast<size_t>(frame) * joints + joint) * kKeyValue + head * kHeadDim;
-        const float2 keys = unpack(*reinterpret_cast<const uint32_t *>(row + key));
-        float values[kHeadDim];
-        to_floats(row + kDim, values);
+/// What a thread adds up of one head and joint: keys' products with values, and keys, of the tokens that it has.
+struct State {
+    float sums[kHeadDim][kHeadDim + 1];  // [key][value], then the key itself
+
+    /// Adds both tokens of a thread: a pair of keys and a head's values, as multiply_blocks() leaves them.
+    __device__ void add(const float (&keys)[4], int pair, const float (&values)[4][4]) {
 #pragma unroll
-        for (int b = 0; b < kHeadDim; b++) {
-            sums[b] += keys.x * values[b];
-            sums[kHeadDim + b] += keys.y * values[b];
-        }
-        sums[2 * kHeadDim] += keys.x;
-        sums[2 * kHeadDim + 1] += keys.y;
-    }
-    sum_over_warps(sums, shared);
-    for (int i = threadIdx.x; i < kValues * 32; i += blockDim.x) {
-        float sum = 0;
-        for (int other = 0; other < kReduceWarps; other++) sum += shared[other * kValues * 32 + i];
-        const int value = i / 32, of_head = i % 32 / 4, of_key = i % 4 * 2;
-        const size_t at = (static_cast<size_t>(clip) * joints + joint) * kDim + of_head * kHeadDim;
-        if (value < 2 * kHeadDim) {
-            buffers.products[(at + of_key + value / kHeadDim) * kHeadDim + value % kHeadDim] = sum;
-        } else {
-            buffers.key_sums[at + of_key + value - 2 * kHeadDim] = sum;
+        for (int i = 0; i < 4; i++) {
+            float (&row)[kHeadDim + 1] = sums[2 * pair + i % 2];
+#pragma unroll
+            for (int b = 0; b < kHeadDim; b++) row[b] += keys[i] * values[b / 2][i / 2 * 2 + b % 2];
+            row[kHeadDim] += keys[i];
         }
     }
+
+    /// Sums over the eight lanes of a head, in a fixed order: a lane is left with the key of its number among them, in row 0.
+    __device__ void add_up() {
+        keep_half<4, 16>();
+        keep_half<2, 8>();
+        keep_half<1, 4>();
+    }
+
+   private:
+    /// Gives a neighbour half of the rows and takes its part of the others.
+    template <int kRows, int kLane>
+    __device__ void keep_half() {
+        const bool upper = (threadIdx.x & kLane) != 0;
+#pragma unroll
+        for (int row = 0; row < kRows; row++) {
+#pragma unroll
+            for (int i = 0; i <= kHeadDim; i++) {
+                const float low = sums[row][i], high = sums[row + kRows][i];
+                sums[row][i] = (upper ? high : low) + __shfl_xor_sync(0xffffffff, upper ? low : high, kLane);
+            }
+        }
+    }
+};
+
+/// Products of keys and values, and sums of keys, of one joint of a clip. A warp has half of the heads, those of even or odd
+/// number, and takes sixteen frames in turn with the others of its half, which are added up in order.
+__global__ void __launch_bounds__(2 * kStreams * 32, 2)
+    state_kernel(star_cuda_sizes sizes, const __half *key_values, const int32_t *cu_seqlens, Buffers buffers) {
+    __shared__ uint4 memory[kKeyValue * kWeightStride / 8];
+    __shared__ float shared[kStreams - 1][2][kHeadDim + 1][32];
+    auto *matrices = reinterpret_cast<__half *>(memory);
+    const int joint = blockIdx.x, clip = blockIdx.y, joints = sizes.joints;
+    const int lane = threadIdx.x % 32, side = threadIdx.x / 32 % 2, stream = threadIdx.x / 64;
+    const int frames = cu_seqlens[clip + 1] - cu_seqlens[clip];
+    copy_matrices(key_values, kKeyValue, matrices);
+    await_copies();
+    __syncthreads();
+
+    const __half *x = buffers.x + (static_cast<size_t>(cu_seqlens[clip]) * joints + joint) * kDim + lane % 4 * 16;
+    const auto at = [=](int frame) { return x + static_cast<size_t>(min(frame, frames - 1)) * joints * kDim; };
+    const __half *matrix = matrices + side * 4 * kBlockStride;
+    State state{};
+    for (int first = stream * 16; first < frames; first += kStreams * 16) {
+        const int frame = first + lane / 4;  // and the one eight further
+        Rows rows;
+        rows.load(at(frame), at(frame + 8));
+        float values[4][4] = {};
+        multiply_blocks<4>(rows, matrix + kDim * kWeightStride, values);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {  // all keys at once want more registers than there are
+            float keys[2][4] = {};
+            multiply_blocks<2>(rows, matrix + half * 2 * kBlockStride, keys);
+#pragma unroll
+            for (int n = 0; n < 2; n++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) keys[n][i] = frame + i / 2 * 8 < frames ? phi(keys[n][i]) : 0.0f;
+                state.add(keys[n], 2 * half + n, values);
+            }
+        }
+    }
+    state.add_up();
+    if (stream > 0) {
+#pragma unroll
+        for (int i = 0; i <= kHeadDim; i++) shared[stream - 1][side][i][lane] = state.sums[0][i];
+    }
+    __syncthreads();
+    if (stream > 0) return;
+#pragma unroll
+    for (int i = 0; i <= kHeadDim; i++) {
+        for (int other = 0; other < kStreams - 1; other++) state.sums[0][i] += shared[other][side][i][lane];
+    }
+    const size_t key = (static_cast<size_t>(clip) * joints + joint) * kDim + (lane % 4 * 2 + side) * kHeadDim + lane / 4;
+    auto *products = reinterpret_cast<float4 *>(buffers.products + key * kHeadDim);
+    products[0] = make_float4(state.sums[0][0], state.sums[0][1], state.sums[0][2], state.sums[0][3]);
+    products[1] = make_float4(state.sums[0][4], state.sums[0][5], state.sums[0][6], state.sums[0][7]);
+    buffers.key_sums[key] = state.sums[0][kHeadDim];
 }
 
 /// StarContextAttention of one joint of a clip, over its number of frames: mean, context = tanh(mean W), mean of sigmoid(x .
@@ -631,7 +664,6 @@ size_t place(const star_cuda_sizes &sizes, void *workspace, Buffers &buffers) {
                  clip_rows = static_cast<size_t>(sizes.clips) * sizes.joints;
     take(buffers.tiles, static_cast<size_t>(slots_of(sizes, tile_frames(sizes, kLeastWarps))));
     take(buffers.x, rows * kDim);
-    take(buffers.key_value, rows * kKeyValue);
     take(buffers.products, clip_rows * kStateSize);
     take(buffers.key_sums, clip_rows * kDim);
     take(buffers.pooled, clip_rows * kDim);
@@ -664,8 +696,8 @@ bool fits(const star_cuda_sizes &sizes, const Device &device) {
 
 /// Large tiles load a layer's matrices less often; small ones keep every processor busy.
 int tile_rows_for(const star_cuda_sizes &sizes, const Device &device) {
-    const bool fits = static_cast<size_t>(device.shared_memory) >= layer_memory<12>(sizes.edges);
-    return fits && slots_of(sizes, tile_frames(sizes, 12)) >= device.processors ? 192 : 128;
+    const bool fits = static_cast<size_t>(device.shared_memory) >= layer_memory<16>(sizes.edges);
+    return fits && slots_of(sizes, tile_frames(sizes, 16)) >= device.processors ? 256 : 128;
 }
 
 template <int kWarps>
@@ -674,8 +706,7 @@ cudaError_t run(const star_cuda_sizes &sizes, const star_cuda_weights &weights, 
     constexpr int kThreads = kWarps * 32, kReduceThreads = kReduceWarps * 32, kHeadThreads = kHeadWarps * 32;
     const int frames = tile_frames(sizes, kWarps), slots = slots_of(sizes, frames), blocks = std::min(slots, processors);
     const dim3 joints_of_clips(sizes.joints, sizes.clips);
-    const size_t embed_memory = kKeyValue * kWeightStride * sizeof(__half) +
-                                ((sizes.channels + 1) * kDim + kWarps * 16 * sizes.channels) * sizeof(float);
+    const size_t embed_memory = ((sizes.channels + 1) * kDim + kWarps * 16 * sizes.channels) * sizeof(float);
     const auto head_grid = [&](int outputs) { return dim3((outputs + kHeadWarps - 1) / kHeadWarps, sizes.clips); };
     cudaError_t error = cudaSuccess;
     const auto then = [&](auto kernel, dim3 grid, unsigned threads, size_t shared_bytes, const auto &...arguments) {
@@ -685,7 +716,8 @@ cudaError_t run(const star_cuda_sizes &sizes, const star_cuda_weights &weights, 
     then(embed_kernel<kWarps>, dim3(std::min(slots, 4 * processors)), kThreads, embed_memory, sizes, weights, features, slots,
          buffers);
     for (int layer = 0; layer < sizes.layers; layer++) {
-        then(state_kernel, joints_of_clips, kReduceThreads, 0, sizes, cu_seqlens, buffers);
+        const __half *key_values = static_cast<const __half *>(weights.key_values) + layer * kKeyValue * kDim;
+        then(state_kernel, joints_of_clips, 2 * kStreams * 32, 0, sizes, key_values, cu_seqlens, buffers);
         then(layer_kernel<kWarps>, dim3(blocks), kThreads, layer_memory<kWarps>(sizes.edges), sizes, weights, layer, slots,
              buffers);
     }
@@ -721,8 +753,8 @@ cudaError_t star_cuda_run(const star_cuda_sizes *sizes, const star_cuda_weights 
     switch (sizes->tile_rows != 0 ? sizes->tile_rows : tile_rows_for(*sizes, device)) {
         case 128:
             return run_with(std::integral_constant<int, 8>());
-        case 192:
-            return run_with(std::integral_constant<int, 12>());
+        case 256:
+            return run_with(std::integral_constant<int, 16>());
         default:
             return cudaErrorInvalidValue;
     }

@@ -25,9 +25,8 @@ extern "C" {
 
 #define STAR_CUDA_DIM 64
 #define STAR_CUDA_HEADS 8
-/** Rows of 64 inputs in a layer's packed matrices: spatial q, k, v, linear1, linear2; temporal q, linear1, linear2; keys and
- * values of the temporal branch of the next layer (zeros in the last one). */
-#define STAR_CUDA_LAYER_ROWS 640
+/** Rows of 64 inputs in a layer's packed matrices: spatial q, k, v, linear1, linear2; temporal q, linear1, linear2. */
+#define STAR_CUDA_LAYER_ROWS 512
 /** Vectors of 64 in a layer's parameters: of each encoder norm1 weight and bias, linear1 bias, linear2 bias, norm2 weight and
  * bias. */
 #define STAR_CUDA_LAYER_VECTORS 12
@@ -39,15 +38,15 @@ typedef struct star_cuda_sizes {
     int32_t edges;  /**< Pairs of the spatial attention. */
     int32_t frames; /**< Room for frames of all clips together. */
     int32_t clips;
-    int32_t tile_rows; /**< Tokens a block takes at a time: 128 or 192; 0: chosen for the device and sizes. */
+    int32_t tile_rows; /**< Tokens a block takes at a time: 128 or 256; 0: chosen for the device and sizes. */
 } star_cuda_sizes;
 
 typedef struct star_cuda_weights {
     const float *input_scale, *input_shift; /**< [V, C], BatchNorm folded. */
     const float *embedding;                 /**< [C, 64]. */
     const float *embedding_bias;            /**< [64]. */
-    const void *first_key_value;            /**< half [128, 64]: keys and values of layer 0. */
-    const void *matrices;                   /**< half [layers, 640, 64]. */
+    const void *key_values;                 /**< half [layers, 128, 64]: temporal k, v. */
+    const void *matrices;                   /**< half [layers, 512, 64]. */
     const float *vectors;                   /**< [layers, 12, 64]. */
     const int32_t *edge_starts;             /**< [V + 1]; neighbours of joint i are edge_ends[edge_starts[i]...]. */
     const int32_t *edge_ends;               /**< [edges]. */

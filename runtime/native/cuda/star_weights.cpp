@@ -28,7 +28,7 @@ size_t place(const star_cuda_sizes &sizes, const void *memory, star_cuda_weights
     take(weights.input_shift, joints * channels * sizeof(float));
     take(weights.embedding, channels * kDim * sizeof(float));
     take(weights.embedding_bias, kDim * sizeof(float));
-    take(weights.first_key_value, 2 * kBlock * sizeof(uint16_t));
+    take(weights.key_values, layers * 2 * kBlock * sizeof(uint16_t));
     take(weights.matrices, layers * STAR_CUDA_LAYER_ROWS * kDim * sizeof(uint16_t));
     take(weights.vectors, layers * STAR_CUDA_LAYER_VECTORS * kDim * sizeof(float));
     take(weights.edge_starts, (joints + 1) * sizeof(int32_t));
@@ -115,12 +115,6 @@ class Packer {
                     static_cast<float>(weight[(block * kDim + output_at(row)) * kDim + input_at(column)] * factor));
     }
 
-    /// Keys and values of the temporal branch: of the first layer by themselves, of the others behind the layer before.
-    void pack_key_value(const float *qkv, const void *to, int to_block) {
-        pack_block(qkv, 1, std::pow(kHeadDim, -0.25), to, to_block);
-        pack_block(qkv, 2, 1.0, to, to_block + 1);
-    }
-
     void pack_layer(const std::string &path, int32_t layer) {
         constexpr int kBlocks = STAR_CUDA_LAYER_ROWS / kDim;
         const int first = layer * kBlocks;
@@ -134,13 +128,8 @@ class Packer {
         pack_block(temporal_qkv, 0, std::pow(kHeadDim, -0.25), to_.matrices, first + 5);
         pack_block(tensor(temporal + ".linear1.weight"), 0, 1.0, to_.matrices, first + 6);
         pack_block(tensor(temporal + ".linear2.weight"), 0, 1.0, to_.matrices, first + 7);
-        if (layer == 0) {
-            pack_key_value(temporal_qkv, to_.first_key_value, 0);
-        } else {
-            pack_key_value(temporal_qkv, to_.matrices, first - 2);
-        }
-        if (layer + 1 == sizes_.layers)
-            std::fill_n(writable<uint16_t>(to_.matrices) + static_cast<size_t>(first + 8) * kBlock, 2 * kBlock, uint16_t{0});
+        pack_block(temporal_qkv, 1, std::pow(kHeadDim, -0.25), to_.key_values, 2 * layer);
+        pack_block(temporal_qkv, 2, 1.0, to_.key_values, 2 * layer + 1);
         int vector = layer * STAR_CUDA_LAYER_VECTORS;
         for (const std::string &branch : {spatial, temporal})
             for (const char *name :

@@ -55,7 +55,7 @@ def check_close(found: np.ndarray, expected: np.ndarray) -> None:
     check_close_to(found, expected, TOLERANCES["fp16"])
 
 
-@pytest.mark.parametrize("tile_rows", [128, 192])
+@pytest.mark.parametrize("tile_rows", [128, 256])
 @pytest.mark.parametrize(
     "lengths", [[1], [5], [6], [7], [10], [11], [16], [1, 1, 1], [0, 7, 0, 0, 13, 0], [3, 40, 21]], ids=str
 )
@@ -84,7 +84,7 @@ def test_a_long_clip(model: FusedModel) -> None:
     check_close(model.logits(features, [300]), model.naive(features, [300]))
 
 
-@pytest.mark.parametrize("tile_rows", [128, 192])
+@pytest.mark.parametrize("tile_rows", [128, 256])
 def test_a_clip_has_the_same_bits_in_any_batch(model: FusedModel, tile_rows: int) -> None:
     lengths = [32, 1, 0, 300, 7, 64, 150] if model.device.memory == "cuda" else [6, 1, 0, 13]
     features = features_of(sum(lengths), 25)
@@ -107,7 +107,7 @@ def test_many_clips_and_many_frames(model: FusedModel) -> None:
         end = int(np.sum(lengths[: clip + 1]))
         if lengths[clip]:
             assert (
-                model.logits(features[end - lengths[clip] : end], [lengths[clip]], tile_rows=192)[0] == together[clip]
+                model.logits(features[end - lengths[clip] : end], [lengths[clip]], tile_rows=256)[0] == together[clip]
             ).all()
     assert np.isfinite(model.logits(features_of(100_000, 25), [100_000])).all()
 

@@ -65,7 +65,7 @@ def unpacked(library: ctypes.CDLL, state: dict[str, np.ndarray]) -> dict[str, np
     library.star_cuda_place_weights(sizes, packed.ctypes.data, weights)
     starts = {name: getattr(weights, name) - packed.ctypes.data for name, _ in Weights._fields_}
     ends = dict(zip(starts, [*list(starts.values())[1:], len(packed)], strict=True))
-    halves, ints = {"first_key_value", "matrices", "head_hidden", "head_output"}, {"edge_starts", "edge_ends"}
+    halves, ints = {"key_values", "matrices", "head_hidden", "head_output"}, {"edge_starts", "edge_ends"}
     types = {name: np.float16 if name in halves else np.int32 if name in ints else np.float32 for name in starts}
     return {name: packed[start : ends[name]].view(types[name]) for name, start in starts.items()}
 
@@ -76,9 +76,12 @@ def test_matrices_multiply_in_fragments_with_scales_folded_in(library: ctypes.CD
     for layer in range(CONFIG.layers):
         temporal = state[f"layers.{layer}.temporal.qkv.weight"]
         spatial = state[f"layers.{layer}.spatial.qkv.weight"]
-        last = layer + 1 == CONFIG.layers
-        following = np.zeros((192, 64)) if last else state[f"layers.{layer + 1}.temporal.qkv.weight"]
-        blocks = packed["matrices"][: CONFIG.layers * 640 * 64].astype(np.float64).reshape(CONFIG.layers, 10, 64, 64)[layer]
+        blocks = np.concatenate(
+            [
+                packed[name][: CONFIG.layers * rows * 64].astype(np.float64).reshape(CONFIG.layers, -1, 64, 64)[layer]
+                for name, rows in (("matrices", 512), ("key_values", 128))
+            ]
+        )
         expected = [
             x @ spatial[:64].T * np.log2(np.e) / np.sqrt(8),
             x @ spatial[64:128].T,
@@ -86,15 +89,11 @@ def test_matrices_multiply_in_fragments_with_scales_folded_in(library: ctypes.CD
             *(x @ state[f"layers.{layer}.spatial.linear{i}.weight"].T for i in (1, 2)),
             x @ temporal[:64].T * 8**-0.25,
             *(x @ state[f"layers.{layer}.temporal.linear{i}.weight"].T for i in (1, 2)),
-            x @ following[64:128].T * 8**-0.25,
-            x @ following[128:].T,
+            x @ temporal[64:128].T * 8**-0.25,
+            x @ temporal[128:].T,
         ]
         for block, products in zip(blocks, expected, strict=True):
             assert fragment_product(x, block) == pytest.approx(products, abs=5e-3)  # float16 weights
-    first = packed["first_key_value"].astype(np.float64).reshape(-1, 64, 64)
-    qkv = state["layers.0.temporal.qkv.weight"]
-    assert fragment_product(x, first[0]) == pytest.approx(x @ qkv[64:128].T * 8**-0.25, abs=5e-3)
-    assert fragment_product(x, first[1]) == pytest.approx(x @ qkv[128:].T, abs=5e-3)
 
 
 def test_everything_else_is_where_the_header_says(library: ctypes.CDLL, state: dict[str, np.ndarray]) -> None:
