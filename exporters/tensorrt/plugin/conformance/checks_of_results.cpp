@@ -345,12 +345,8 @@ void check_results(Library &library, const Contract &contract, Report &report) {
             check(kind + what, [&, &of = of] { return problem_of_case(library, contract, of); });
         if (contract.inputs.back() == Input::offsets)
             check(kind + "offsets that are none", [&] { return problem_of_made_up_offsets(library, contract, type); });
-        if (device::kHasStreams) {
-            check(kind + "two streams at once", [&] { return problem_of_two_streams(library, contract, type); });
-            check(kind + "captured in a graph", [&] { return problem_of_graph(library, contract, type); });
-        } else {
-            report.skip(contract.name + ": " + kind + "streams and graphs", "emulated kernels have none");
-        }
+        check(kind + "two streams at once", [&] { return problem_of_two_streams(library, contract, type); });
+        check(kind + "captured in a graph", [&] { return problem_of_graph(library, contract, type); });
     }
     check("a failing launch", [&] { return problem_of_failure(library, contract); });
 }

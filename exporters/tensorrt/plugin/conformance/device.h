@@ -1,4 +1,4 @@
-// Memory and streams that plugins work in: CUDA's, or, with emulated kernels, the host's.
+// Memory and streams that plugins work in: CUDA's, or the emulator's.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -19,9 +19,6 @@ void *allocate(size_t bytes);
 void release(void *memory) noexcept;
 void write(void *to, const void *from, size_t bytes);
 void read(void *to, const void *from, size_t bytes);
-
-/// Whether there are streams and graphs.
-extern const bool kHasStreams;
 
 class Stream {
    public:

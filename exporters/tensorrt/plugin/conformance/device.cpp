@@ -1,7 +1,7 @@
+#include "device.h"
+
 #include <memory>
 #include <stdexcept>
-
-#include "device.h"
 
 namespace conformance::device {
 namespace {
@@ -11,8 +11,6 @@ void expect(cudaError_t error, const char *what) {
 }
 
 }  // namespace
-
-const bool kHasStreams = true;
 
 std::string problem() {
     int count = 0;
