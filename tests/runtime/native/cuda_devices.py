@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from runtime.native.cuda import library as cuda
 
 KINDS = ("emulated", "gpu")
+BUILT = "STAR_EDGE_CUDA_LIBRARY"  # environment: a library already built for the present GPU
 GUARD = 1024  # bytes round every buffer
 
 
@@ -64,6 +66,8 @@ def open_device(kind: str, sources: Sequence[Path], folder: Path) -> Device:
         return Device(cuda.load(cuda.build_emulated(folder, sources)), "cpu")
     if not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU, or torch without CUDA")
+    if built := os.environ.get(BUILT):
+        return Device(cuda.load(Path(built)), "cuda")
     if cuda.find_nvcc() is None:
         pytest.skip("no nvcc to build the kernels with")
     major, minor = torch.cuda.get_device_capability()

@@ -15,7 +15,7 @@ import pytest
 from tensorrt_headers import versions
 
 NATIVE = Path(__file__).resolve().parents[3] / "runtime" / "native"
-HERE = Path(__file__).resolve().parent / "tensorrt"
+HERE = Path(__file__).resolve().parent / "fake_tensorrt"  # not "tensorrt": this folder is on the path of modules
 CLASSES = {
     "NvInferImpl.h": ("VRuntime", "VCudaEngine", "VExecutionContext"),
     "NvInferRuntimeCommon.h": ("IPluginRegistry",),
