@@ -165,7 +165,7 @@ def load_epoch(path: Path) -> tuple[int, int, int, float]:
     started = time.monotonic()
     clips = dataset.clips(dataset.indices(None, "train"))
     batches = AugmentedBatches(clips, dataset.meta.skeleton, recipe, np.random.default_rng(0))
-    rows = sum(len(features) for features, _, _ in batches)
+    rows = sum(len(batch.features) for batch in batches)
     return len(clips), len(batches), rows, time.monotonic() - started
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 import msgspec
@@ -49,7 +49,16 @@ class TrainReport(msgspec.Struct, frozen=True):
 @click.option("--epochs", type=click.IntRange(min=1), help="In place of the recipe's.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="In place of the recipe's.")
 @click.option("--frames-per-batch", type=click.IntRange(min=1), help="In place of the recipe's.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores if left out.")
+@click.option(
+    "--accumulate", type=click.IntRange(min=1), help="Batches whose gradients make one step; in place of the recipe's."
+)
+@click.option("--amp", type=click.Choice(["none", "bf16"]),
+              help="bf16: products in bfloat16, weights and sums in float32; in place of the recipe's.")  # fmt: skip
+@click.option("--teacher", "teacher_path", type=click.Path(path_type=Path),
+              help="A checkpoint whose answers are learnt beside the labels (distillation).")  # fmt: skip
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+              help="auto: a GPU where there is one.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a process; all cores if left out.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), show_default="runs/train, runs/qat with --qat",
               help="Folder for ckpt.pt, last.pt and TensorBoard logs.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Continue the interrupted run in --out.")
@@ -66,6 +75,10 @@ def command(
     epochs: int | None,
     lr: float | None,
     frames_per_batch: int | None,
+    accumulate: int | None,
+    amp: str | None,
+    teacher_path: Path | None,
+    device: Literal["auto", "cpu", "cuda"],
     threads: int | None,
     out: Path | None,
     resume: bool,
@@ -76,45 +89,64 @@ def command(
 
     --qat is for a model whose INT8 misses the gate: a few epochs from the weights of a checkpoint, on the parts of its split
     that it was fitted on, computing what its INT8 will compute. export and calibrate then take the ranges it was trained with.
+
+    Several processes, on one machine or more, share each batch: torchrun --nproc-per-node 2 -m star_edge train ...; the first
+    one writes. Their number changes no step, and may be another after --resume.
     """
     import torch
 
     from calibration.modelopt import import_modelopt
     from star_edge.data import open_dataset
+    from star_edge.training.distillation import Teacher
     from star_edge.training.loop import Task, Trainer
+    from star_edge.training.parallel import join
     from star_edge.training.recipe import get_recipe
 
     if threads:
         torch.set_num_threads(threads)
     out = out or Path("runs/qat" if start else "runs/train")
-    if (out / "last.pt").exists() and not (resume or force):
+    group = join("cpu" if start and device == "auto" else device)
+    if group.from_first((out / "last.pt").exists) and not (resume or force):
         raise InputError(
             "a run is already there", where=out, hint="--resume to continue it, --force to start anew, or another --out"
         )
-    changes = {"epochs": epochs, "lr": lr, "frames_per_batch": frames_per_batch}
+    changes = {"epochs": epochs, "lr": lr, "frames_per_batch": frames_per_batch, "accumulate": accumulate, "amp": amp}
     trainer: Trainer
     if start:
-        _refuse("model_name", "attention", "recipe_name", "fit")
+        _refuse("model_name", "attention", "recipe_name", "fit", "accumulate", "amp", "teacher_path")
+        if group.size > 1 or group.device.type != "cpu":
+            raise click.UsageError("--qat runs in one process, on the CPU: --device cpu, and no torchrun")
         import_modelopt("torch")  # said before the work, not after it
         from star_edge.training.qat import QatTrainer
 
         trainer = QatTrainer.of(start, data, split, out, output.seed, **changes)
     elif data:
         recipe = get_recipe(recipe_name, **changes)
-        trainer = Trainer(
-            Task.of(open_dataset(data), split, tuple(fit.split("+"))), model_name, recipe, out, output.seed, attention
-        )
+        task = Task.of(open_dataset(data), split, tuple(fit.split("+")))
+        teacher = Teacher(teacher_path, group.device) if teacher_path else None
+        trainer = Trainer(task, model_name, recipe, out, output.seed, attention, teacher, group)
     else:
         raise click.UsageError("Missing option '--data' (or '--qat').")
     if resume:
         trainer.resume()
-    task = trainer.task
+    if group.is_first:
+        _say_what_begins(trainer, output)
+        run_with_progress(trainer, output)
+        report(trainer, output)
+    else:
+        trainer.run()
+    group.leave()
+
+
+def _say_what_begins(trainer: Trainer, output: Output) -> None:
+    task, group = trainer.task, trainer.group
+    shared = f", {group.size} processes" if group.size > 1 else ""
+    taught = "" if trainer.teacher is None else f", taught by {trainer.teacher.path}"
     output.console.print(
         f"{trainer.model_entry.name} on {task.data.name}, split {task.data.split}: {len(task.fit)} clips to fit, "
-        f"{len(task.validation)} to validate, {len(task.class_names)} classes, recipe {trainer.recipe.name}"
+        f"{len(task.validation)} to validate, {len(task.class_names)} classes, recipe {trainer.recipe.name}{taught}{shared}, "
+        f"on {group.device.type}"
     )
-    run_with_progress(trainer, output)
-    report(trainer, output)
 
 
 def _refuse(*parameters: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from runtime.features import FeatureRecipe, compute_features
 from runtime.skeleton import Skeleton
 from star_edge.data.dataset import Clips
 from star_edge.training.augment import augment
+from star_edge.training.parallel import ALONE, Group, deal
 from star_edge.training.recipe import Recipe
 
 
@@ -51,6 +53,22 @@ def packed_batches(
         yield (*featurise([clips[i] for i in group], skeleton, recipe), group)
 
 
+class Batch(NamedTuple):
+    """This process's part of a batch.
+
+    Attributes:
+        clips: as they were changed. features: float32 [F, V, C]. cu_seqlens: int32 [B + 1]; without clips one empty clip.
+        indices: of the clips among all, int [B].
+        size: clips of the whole batch.
+    """
+
+    clips: list[Clip]
+    features: np.ndarray
+    cu_seqlens: np.ndarray
+    indices: np.ndarray
+    size: int
+
+
 class AugmentedBatches:
     """One epoch of randomly changed clips, packed in random order; the same for the same state of ``rng``.
 
@@ -59,29 +77,45 @@ class AugmentedBatches:
 
     Args:
         rng: what it draws next is independent of when batches are asked for.
+        group: the processes that share each batch, with about as many rows each; batches are the same whatever their number.
     """
 
-    def __init__(self, clips: Sequence[Clip], skeleton: Skeleton, recipe: Recipe, rng: np.random.Generator) -> None:
-        self._clips, self._skeleton, self._recipe = clips, skeleton, recipe
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        skeleton: Skeleton,
+        recipe: Recipe,
+        rng: np.random.Generator,
+        group: Group = ALONE,
+    ) -> None:
+        self._clips, self._skeleton, self._recipe, self._group = clips, skeleton, recipe, group
         self._states = []
-        lengths = np.empty(len(clips), dtype=np.int64)
+        self._lengths = np.empty(len(clips), dtype=np.int64)
         for i, clip in enumerate(clips):
             self._states.append(rng.bit_generator.state)
-            lengths[i] = len(augment(clip, skeleton, recipe.augmentation, rng))
-        self._groups = group_by_frames(lengths, recipe.frames_per_batch, rng)
+            self._lengths[i] = len(augment(clip, skeleton, recipe.augmentation, rng))
+        self._groups = group_by_frames(self._lengths, recipe.frames_per_batch, rng)
 
     def __len__(self) -> int:
         return len(self._groups)
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Features, cu_seqlens and clip indices, batch by batch."""
-        rng = np.random.default_rng()
+    def __iter__(self) -> Iterator[Batch]:
+        """Batch by batch."""
         for group in self._groups:
-            clips = []
-            for i in group:
-                rng.bit_generator.state = self._states[i]
-                clips.append(augment(self._clips[i], self._skeleton, self._recipe.augmentation, rng))
-            yield (*featurise(clips, self._skeleton, self._recipe.features), group)
+            own = group[deal(self._lengths[group], self._group.size)[self._group.rank]] if self._group.size > 1 else group
+            clips = [self._changed(int(i)) for i in own]
+            yield Batch(clips, *self._featurise(clips), own, len(group))
+
+    def _changed(self, index: int) -> Clip:
+        rng = np.random.default_rng()
+        rng.bit_generator.state = self._states[index]
+        return augment(self._clips[index], self._skeleton, self._recipe.augmentation, rng)
+
+    def _featurise(self, clips: Sequence[Clip]) -> tuple[np.ndarray, np.ndarray]:
+        features = self._recipe.features
+        if clips:
+            return featurise(clips, self._skeleton, features)
+        return np.zeros((0, self._skeleton.num_joints, features.channels), np.float32), np.zeros(2, np.int32)
 
 
 def rows_of(clips: Sequence[Clip]) -> np.ndarray:

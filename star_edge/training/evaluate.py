@@ -13,6 +13,7 @@ from runtime.clip import Clip
 from runtime.features import FeatureRecipe
 from runtime.skeleton import Skeleton
 from star_edge.training.batches import packed_batches
+from star_edge.training.parallel import ALONE, Group
 
 FRAMES_PER_BATCH = 4096
 
@@ -41,16 +42,23 @@ class EvaluationReport(msgspec.Struct, frozen=True):
 
 
 @torch.no_grad()
-def model_logits(model: nn.Module, clips: Sequence[Clip], skeleton: Skeleton, features: FeatureRecipe) -> np.ndarray:
-    """Logits float32 [N, K] of ``model`` (put in eval mode for the call), clips packed in order."""
+def model_logits(
+    model: nn.Module, clips: Sequence[Clip], skeleton: Skeleton, features: FeatureRecipe, group: Group = ALONE
+) -> np.ndarray:
+    """Logits float32 [N, K] of ``model`` (put in eval mode for the call), clips packed in order; the group's processes take
+    batches in turn."""
     training = model.training
     model.eval()
-    logits = [
-        model(torch.from_numpy(rows), torch.from_numpy(cu_seqlens)).float().numpy()
-        for rows, cu_seqlens, _ in packed_batches(clips, skeleton, features, FRAMES_PER_BATCH)
-    ]
+    logits = None
+    for number, (rows, cu_seqlens, indices) in enumerate(packed_batches(clips, skeleton, features, FRAMES_PER_BATCH)):
+        if number % group.size == group.rank or logits is None:  # every process computes one, for the number of classes
+            found = model(torch.from_numpy(rows).to(group.device), torch.from_numpy(cu_seqlens).to(group.device)).float().cpu()
+            logits = torch.zeros(len(clips), found.shape[1]) if logits is None else logits
+            if number % group.size == group.rank:
+                logits[indices] = found
     model.train(training)
-    return np.concatenate(logits)
+    assert logits is not None
+    return group.total(logits).numpy()
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int = 1) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ import msgspec
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from runtime.clip import Clip
@@ -20,10 +23,12 @@ from runtime.skeleton import Skeleton
 from star_edge.data import Dataset
 from star_edge.models import model_config
 from star_edge.models.star import Star
-from star_edge.training.batches import AugmentedBatches
+from star_edge.training.batches import AugmentedBatches, Batch
 from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, load_torch, save_checkpoint, save_torch
+from star_edge.training.distillation import Teacher, distillation_loss
 from star_edge.training.evaluate import model_logits, top_k_accuracy
 from star_edge.training.event_log import append_scalars, new_event_file
+from star_edge.training.parallel import ALONE, Group, share_batch_norms
 from star_edge.training.recipe import Recipe
 
 STATE_SCHEMA = "star-edge/training-state/1"
@@ -108,18 +113,36 @@ class Trainer:
     """Trains one model into the folder ``out``: ``ckpt.pt`` (the best epoch), ``last.pt`` (to resume), TensorBoard events.
 
     The same task, recipe and seed give the same weights, also after a kill and ``resume``: every epoch draws from
-    generators seeded with (seed, epoch).
+    generators seeded with (seed, epoch). Any number of processes takes the same steps on the same batches, each on its part;
+    without dropout the weights are the same but for rounding. The first process alone writes.
+
+    Args:
+        attention: ``sparse`` or ``full``. teacher: a model to learn from beside the labels. group: the processes.
     """
 
     def __init__(
-        self, task: Task, model_name: str, recipe: Recipe, out: Path, seed: int = 0, attention: Any = "sparse"
+        self,
+        task: Task,
+        model_name: str,
+        recipe: Recipe,
+        out: Path,
+        seed: int = 0,
+        attention: Any = "sparse",
+        teacher: Teacher | None = None,
+        group: Group = ALONE,
     ) -> None:
         if not len(task.fit):
             raise InputError("no clips to train on", where=task.data.source, found=f"split {task.data.split}")
+        if teacher is not None:
+            teacher.check(task.skeleton, task.class_names)
         self.task, self.recipe, self.out, self.seed = task, recipe, out, seed
+        self.teacher, self.group = teacher, group
         self.model_entry = self._entry(model_name, attention)
         torch.manual_seed(seed)
-        self.model = self._build()
+        self.model = self._build().to(group.device)
+        if group.size > 1:
+            share_batch_norms(self.model)
+        self._parallel = group.wrap(self.model)
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
         self.optimizer = optimizer(
@@ -134,16 +157,23 @@ class Trainer:
 
     def run(self, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> Path:
         """Train the remaining epochs and return the path of the checkpoint."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        log = new_event_file(self.out)
+        log = self._open_log()
         while self.epoch < self.recipe.epochs:
             loss, accuracy = self._fit_epoch()
             self._check_learning(loss)
             epoch = self._finish_epoch(loss, accuracy)
             validation = {} if epoch.validation is None else {"accuracy/validation": epoch.validation}
-            append_scalars(log, self.epoch, {"loss": loss, "accuracy/fit": accuracy, **validation})
+            if log is not None:
+                append_scalars(log, self.epoch, {"loss": loss, "accuracy/fit": accuracy, **validation})
             on_epoch(epoch)
         return self.out / "ckpt.pt"
+
+    def _open_log(self) -> Path | None:
+        """TensorBoard's file of this run; None in all processes but the first."""
+        if not self.group.is_first:
+            return None
+        self.out.mkdir(parents=True, exist_ok=True)
+        return new_event_file(self.out)
 
     def resume(self) -> None:
         """Continue from ``last.pt`` of an interrupted run.
@@ -152,7 +182,7 @@ class Trainer:
             InputError: there is none. MismatchError: it belongs to another recipe, seed, model or data.
         """
         path = self.out / "last.pt"
-        state = load_torch(path)
+        state = self.group.from_first(lambda: load_torch(path))
         if state.get("schema") != STATE_SCHEMA:
             raise MismatchError("not a training state", where=path, found=state.get("schema"), expected=STATE_SCHEMA)
         for key, value in self._identity().items():
@@ -196,35 +226,68 @@ class Trainer:
             "seed": self.seed,
             "recipe": msgspec.to_builtins(self.recipe),
             "data": msgspec.to_builtins(self.task.data),
+            "teacher": None if self.teacher is None else self.teacher.sha256,
         }
 
     def _fit_epoch(self) -> tuple[float, float]:
         """One pass over the clips: mean loss and accuracy on the augmented clips."""
         rng = np.random.default_rng((self.seed, self.epoch))
-        torch.manual_seed(int(rng.integers(2**63)))
-        recipe, task = self.recipe, self.task
-        criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-        batches = AugmentedBatches(task.fit, task.skeleton, recipe, rng)
+        torch.manual_seed(int(rng.integers(2**63)) + self.group.rank)
+        task = self.task
+        batches = AugmentedBatches(task.fit, task.skeleton, self.recipe, rng, self.group)
+        steps = math.ceil(len(batches) / self.recipe.accumulate)
         self.model.train()
-        total_loss = correct = 0.0
-        for rows, cu_seqlens, group in batches:
-            labels = torch.from_numpy(task.fit_labels[group]).long()
-            self.step += 1
-            for parameters in self.optimizer.param_groups:
-                parameters["lr"] = learning_rate(recipe, self.model_entry.config.dim, self.step, len(batches))
-            logits = self.model(torch.from_numpy(rows), torch.from_numpy(cu_seqlens))
-            loss = criterion(logits, labels)
-            self._check_finite(loss)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if recipe.clip_norm:
-                nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
-            self.optimizer.step()
-            if self.averaged is not None:
-                self.averaged.update_parameters(self.model)
-            total_loss += loss.item() * len(group)
-            correct += float((logits.argmax(1) == labels).sum())
-        return total_loss / len(task.fit), correct / len(task.fit)
+        totals = torch.zeros(2, dtype=torch.float64)  # loss, right answers
+        iterator = iter(batches)
+        while step := list(itertools.islice(iterator, self.recipe.accumulate)):
+            totals += self._step(step, steps)
+        loss, correct = (self.group.total(totals) / len(task.fit)).tolist()
+        return loss, correct
+
+    def _step(self, batches: Sequence[Batch], steps: int) -> torch.Tensor:
+        """One update from some batches, of ``steps`` in an epoch; summed loss and right answers of this process's clips."""
+        recipe = self.recipe
+        self.step += 1
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = learning_rate(recipe, self.model_entry.config.dim, self.step, steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        size = sum(batch.size for batch in batches)
+        totals = torch.zeros(2, dtype=torch.float64)
+        for batch in batches:
+            with self._exchange(batch is batches[-1]):
+                loss, correct = self._loss(batch)
+                # the mean over the step's clips of all processes, whose gradients are averaged
+                (loss * (len(batch.indices) / size * self.group.size)).backward()
+            totals += torch.tensor([loss.item() * len(batch.indices), correct], dtype=torch.float64)
+        if recipe.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+        self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+        return totals
+
+    def _loss(self, batch: Batch) -> tuple[torch.Tensor, int]:
+        """Mean loss of a batch's clips, and how many answers were right; a batch without clips has the loss 0."""
+        device, recipe = self.group.device, self.recipe
+        labels = torch.from_numpy(self.task.fit_labels[batch.indices]).long().to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp == "bf16"):
+            logits = self._parallel(
+                torch.from_numpy(batch.features).to(device), torch.from_numpy(batch.cu_seqlens).to(device)
+            ).float()
+        if not batch.clips:
+            return logits.sum() * 0, 0
+        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        if self.teacher is not None:
+            compared = distillation_loss(logits, self.teacher.logits(batch.clips), recipe.temperature)
+            loss = (1 - recipe.distillation) * loss + recipe.distillation * compared
+        self._check_finite(loss)
+        return loss, int((logits.argmax(1) == labels).sum())
+
+    def _exchange(self, now: bool) -> contextlib.AbstractContextManager[None]:
+        """Whether gradients go round after this batch, or wait for the step's last one."""
+        if now or not isinstance(self._parallel, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self._parallel.no_sync()
 
     def _check_finite(self, value: torch.Tensor) -> None:
         if not bool(value.isfinite()):
@@ -260,6 +323,12 @@ class Trainer:
         best = validation is None or self._is_better(validation)
         if best:
             self.best = self.best if validation is None else validation
+        if self.group.is_first:
+            self._save(accuracy, validation, best)
+        return Epoch(self.epoch, self.recipe.epochs, loss, accuracy, validation, best)
+
+    def _save(self, accuracy: float, validation: float | None, best: bool) -> None:
+        if best:
             if self.epoch == 1:  # the state of an earlier run in this folder does not belong to the checkpoint that comes now
                 (self.out / "last.pt").unlink(missing_ok=True)
             save_checkpoint(self._checkpoint(accuracy, validation), self.out / "ckpt.pt")
@@ -274,7 +343,6 @@ class Trainer:
             "best": self.best,
         }
         save_torch(state, self.out / "last.pt")
-        return Epoch(self.epoch, self.recipe.epochs, loss, accuracy, validation, best)
 
     def _is_better(self, validation: float) -> bool:
         """Whether an epoch is kept; of equal ones the first."""
@@ -283,7 +351,7 @@ class Trainer:
     def _validate(self) -> float | None:
         if not len(self.task.validation):
             return None
-        logits = model_logits(self.evaluated, self.task.validation, self.task.skeleton, self.recipe.features)
+        logits = model_logits(self.evaluated, self.task.validation, self.task.skeleton, self.recipe.features, self.group)
         self._check_finite(torch.from_numpy(logits).sum())
         return top_k_accuracy(logits, self.task.validation_labels)
 
@@ -303,7 +371,11 @@ class Trainer:
                 "fit_clips": len(task.fit),
                 "validation_clips": len(task.validation),
             },
-            recipe={**msgspec.to_builtins(self.recipe), "seed": self.seed},
+            recipe={
+                **msgspec.to_builtins(self.recipe),
+                "seed": self.seed,
+                **({} if self.teacher is None else {"teacher": str(self.teacher.path), "teacher_sha256": self.teacher.sha256}),
+            },
         )
 
 

@@ -49,8 +49,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         lr: factor of the Noam schedule, or the cosine schedule's peak.
         warmup_epochs: length of the warm-up.
         frames_per_batch: rows a packed batch may hold; a longer clip makes a batch of its own.
+        accumulate: batches whose gradients make one step.
+        amp: ``bf16`` computes products in bfloat16, with weights and sums in float32.
         clip_norm: largest gradient norm, 0 for none.
         ema: decay per step of the averaged weights that are evaluated and saved, 0 for none.
+        distillation: where there is a teacher, the part of the loss that compares with it, at ``temperature``.
     """
 
     name: str
@@ -64,11 +67,15 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warmup_epochs: float = 5.0
     label_smoothing: float = 0.1
     frames_per_batch: int = 768
+    accumulate: int = 1
+    amp: Literal["none", "bf16"] = "none"
     clip_norm: float = 1.0
     ema: float = 0.99
     dropout: float = 0.2
     attention_dropout: float = 0.0
     head_dropout: float = 0.3
+    distillation: float = 0.5
+    temperature: float = 2.0
     features: FeatureRecipe = FeatureRecipe()
     augmentation: Augmentation = Augmentation()
 

@@ -22,11 +22,13 @@ def segmented_linear_attention(qkv: Tensor, cu_seqlens: Tensor, heads: int, eps:
     q, k, v = (part.reshape(rows, joints * heads, e) for part in parts.unbind(2))
     q, k = (phi(part * e**-0.25) for part in (q, k))
     v = F.pad(v, (0, 1), value=1.0)
-    if is_one_clip(cu_seqlens):
-        out = _one_clip(q, k, v)
-    else:
-        lengths = cu_seqlens.diff().tolist()
-        out = torch.cat([_one_clip(*clip) for clip in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)])
+    with torch.autocast(qkv.device.type, enabled=False):  # sums over a clip want float32 in mixed precision, too
+        if is_one_clip(cu_seqlens):
+            out = _one_clip(q, k, v)
+        else:
+            lengths = cu_seqlens.diff().tolist()
+            clips = zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
+            out = torch.cat([_one_clip(*clip) for clip in clips])
     return (out[..., :e] / (out[..., e:] + eps)).reshape(rows, joints, heads * e).to(qkv.dtype)
 
 

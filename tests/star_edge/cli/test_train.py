@@ -1,4 +1,4 @@
-"""``star-edge train --qat`` through the real entry point: what it makes, what it says, what it refuses."""
+"""``star-edge train`` through the real entry point, above all ``--qat``: what it makes, what it says, what it refuses."""
 
 from __future__ import annotations
 
@@ -80,12 +80,40 @@ def test_from_a_checkpoint_to_an_int8_bundle(star_edge: Command, start: Path) ->
         (["--qat", "absent.pt"], 2, "no such checkpoint"),
         (["--qat", "absent.pt", "--model", "star-128"], 2, "--model has no effect with --qat"),
         (["--qat", "absent.pt", "--fit", "train"], 2, "--fit has no effect with --qat"),
+        (["--qat", "absent.pt", "--teacher", "t.pt"], 2, "--teacher has no effect with --qat"),
+        (["--qat", "absent.pt", "--accumulate", "2"], 2, "--accumulate has no effect with --qat"),
+        (["--data", "absent", "--teacher", "absent.pt"], 2, "absent"),
     ],
 )
 def test_wrong_arguments(star_edge: Command, arguments: list[str], code: int, message: str) -> None:
     found, out, err = star_edge("train", *arguments)
     assert (found, out) == (code, "")
     assert message in err
+
+
+def test_a_student_is_taught_by_a_checkpoint(star_edge: Command, tiny_dataset: Path, tmp_path: Path) -> None:
+    train = ("train", "--data", tiny_dataset, "--epochs", 1, "--threads", 1)
+    code, _, err = star_edge(*train, "--model", "star-128", "--out", "large", "--accumulate", 2)
+    assert code == 0, err
+    code, out, err = star_edge(*train, "--teacher", "large/ckpt.pt", "--amp", "bf16", "--device", "cpu", "--out", "small")
+    assert code == 0, err
+    assert f"taught by {Path('large/ckpt.pt')}, on cpu" in out
+    recipe = load_checkpoint(tmp_path / "small" / "ckpt.pt").recipe
+    assert (recipe["teacher"], recipe["amp"]) == ("large/ckpt.pt", "bf16")
+    code, _, err = star_edge(*train, "--out", "small", "--amp", "bf16", "--resume")
+    assert code == 4
+    assert "used another teacher" in err
+
+
+def test_a_gpu_that_there_is_not(star_edge: Command, tiny_dataset: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    code, _, err = star_edge("train", "--data", tiny_dataset, "--device", "cuda")
+    assert code == 4
+    assert "no GPU for this process" in err
+    assert "--device cpu" in err
 
 
 @pytest.mark.parametrize(

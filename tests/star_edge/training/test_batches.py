@@ -9,6 +9,7 @@ import numpy as np
 from star_edge.data import Dataset
 from star_edge.training.augment import augment
 from star_edge.training.batches import AugmentedBatches, featurise, group_by_frames, packed_batches, rows_of
+from star_edge.training.parallel import Group
 from star_edge.training.recipe import get_recipe
 
 
@@ -21,21 +22,42 @@ def test_augmented_batches_are_those_of_a_plain_loop(tiny_dataset: Path) -> None
     batches = AugmentedBatches(dataset.clips(fitted), skeleton, recipe, np.random.default_rng(3))
     assert len(batches) == len(groups) > 3
     for _ in range(2):  # the same each time they are asked for
-        for (rows, cu_seqlens, group), expected in zip(batches, groups, strict=True):
-            np.testing.assert_array_equal(group, expected)
+        for batch, expected in zip(batches, groups, strict=True):
+            np.testing.assert_array_equal(batch.indices, expected)
             features, offsets = featurise([changed[i] for i in expected], skeleton, recipe.features)
-            np.testing.assert_array_equal(rows, features)
-            np.testing.assert_array_equal(cu_seqlens, offsets)
+            np.testing.assert_array_equal(batch.features, features)
+            np.testing.assert_array_equal(batch.cu_seqlens, offsets)
+
+
+def test_processes_share_the_same_batches(tiny_dataset: Path) -> None:
+    dataset, recipe = Dataset.open(tiny_dataset), get_recipe("default", frames_per_batch=200)
+    clips = dataset.clips(np.arange(12))
+
+    def batches(rank: int, size: int) -> AugmentedBatches:
+        return AugmentedBatches(clips, dataset.meta.skeleton, recipe, np.random.default_rng(3), Group(rank, size))
+
+    shares = [list(batches(rank, 5)) for rank in range(5)]
+    for whole, *parts in zip(batches(0, 1), *shares, strict=True):
+        np.testing.assert_array_equal(np.sort(np.concatenate([part.indices for part in parts])), np.sort(whole.indices))
+        place = {int(clip): i for i, clip in enumerate(whole.indices)}
+        for part in parts:
+            assert part.size == whole.size == len(whole.indices)
+            offsets = [whole.cu_seqlens[place[int(clip)]] for clip in part.indices]
+            rows = [whole.features[start : start + n] for start, n in zip(offsets, np.diff(part.cu_seqlens), strict=False)]
+            np.testing.assert_array_equal(part.features, np.concatenate([whole.features[:0], *rows]))
+            if not part.clips:
+                assert part.cu_seqlens.tolist() == [0, 0]
+    assert any(not part.clips for share in shares for part in share)
 
 
 def test_making_batches_does_not_depend_on_what_is_drawn_meanwhile(tiny_dataset: Path) -> None:
     dataset, recipe = Dataset.open(tiny_dataset), get_recipe("default", frames_per_batch=200)
     rng = np.random.default_rng(0)
     batches = AugmentedBatches(dataset.clips(np.arange(10)), dataset.meta.skeleton, recipe, rng)
-    first = [rows for rows, _, _ in batches]
+    first = [batch.features for batch in batches]
     rng.random(1000)
-    for rows, again in zip(first, (rows for rows, _, _ in batches), strict=True):
-        np.testing.assert_array_equal(rows, again)
+    for rows, again in zip(first, batches, strict=True):
+        np.testing.assert_array_equal(rows, again.features)
 
 
 def test_clips_of_a_dataset_are_read_when_asked_for(tiny_dataset: Path) -> None:
