@@ -45,17 +45,14 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def train(processes: int, *arguments: object) -> None:
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", SCRIPT]
+def torchrun(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [str(word) for word in (*words, *arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
+        [str(word) for word in words], env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return done
 
 
 def difference(one: torch.Tensor, other: torch.Tensor, scale: torch.Tensor) -> float:
@@ -70,7 +67,7 @@ def state_of(folder: Path) -> dict:
 @needs_gloo
 def test_any_number_of_processes_gives_the_same_weights_and_may_change(tmp_path: Path, recipe: Path) -> None:
     train_here(str(recipe), tmp_path / "one", None)
-    train(3, recipe, tmp_path / "several", 2)
+    torchrun(3, SCRIPT, recipe, tmp_path / "several", 2)
     assert state_of(tmp_path / "several")["epoch"] == 2
     train_here(str(recipe), tmp_path / "several", None)
     one, several = state_of(tmp_path / "one"), state_of(tmp_path / "several")
@@ -173,16 +170,8 @@ def test_a_process_without_a_gpu_is_told_so(monkeypatch: pytest.MonkeyPatch) -> 
 @needs_gloo
 def test_torchrun_starts_the_command_line(tiny_dataset: Path, tmp_path: Path) -> None:
     """Two processes say once what one would, and write one checkpoint."""
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "star_edge", "train"]
-    done = subprocess.run(
-        [*words, "--data", str(tiny_dataset), "--epochs", "1", "--out", str(tmp_path / "run"), "--json"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    train = ("-m", "star_edge", "train", "--data", tiny_dataset, "--epochs", 1, "--out", tmp_path / "run", "--json")
+    done = torchrun(2, *train)
     report = json.loads(done.stdout)
     assert report["epochs"] == 1
     assert "2 processes, on cpu" in done.stderr
