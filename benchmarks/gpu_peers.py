@@ -1,4 +1,4 @@
-"""STAR in PyTorch for benchmarks/gpu.py, from a state dict, with nothing but torch: two forms of its packed model.
+"""What benchmarks/gpu.py sets beside our kernels, in nothing but torch: two forms of the packed STAR, and ST-GCN.
 
 ``scatter`` is the paper's: attention along the edges, k (x) v written out, both summed by ``index_add``. ``dense`` takes all pairs
 of joints, masked, and multiplies matrices of whole clips, several clips padded to the longest.
@@ -7,12 +7,36 @@ of joints, masked, and multiplies matrices of whole clips, several clips padded 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 HEADS = 8
+# of NTU RGB+D's 25 joints, a joint and its neighbour nearer to the middle
+BONES = (
+    (0, 1), (1, 20), (2, 20), (3, 2), (4, 20), (5, 4), (6, 5), (7, 6), (8, 20), (9, 8), (10, 9), (11, 10), (12, 0), (13, 12),
+    (14, 13), (15, 14), (16, 0), (17, 16), (18, 17), (19, 18), (21, 22), (22, 7), (23, 24), (24, 11),
+)  # fmt: skip
+JOINTS, MIDDLE = 25, 20
+
+
+def hops() -> Tensor:
+    """Bones between two joints [V, V]."""
+    step = torch.zeros(JOINTS, JOINTS, dtype=torch.int64)
+    step[[i for i, _ in BONES], [j for _, j in BONES]] = 1
+    step += step.T.clone() + torch.eye(JOINTS, dtype=torch.int64)
+    distance = torch.full((JOINTS, JOINTS), JOINTS)
+    for count in reversed(range(JOINTS)):
+        distance[torch.linalg.matrix_power(step, count) > 0] = count
+    return distance
+
+
+@cache
+def edges_within(reach: int) -> tuple[tuple[int, int], ...]:
+    """Pairs of joints at most so many bones apart, each joint with itself among them: the paper's 187 within three."""
+    return tuple((int(i), int(j)) for i, j in (hops() <= reach).nonzero())
 
 
 def phi(u: Tensor) -> Tensor:
@@ -21,7 +45,7 @@ def phi(u: Tensor) -> Tensor:
 
 
 class Peer(nn.Module):
-    """features [F, V, C] -> logits [B, K] for fixed lengths of clips; ``form`` is scatter or dense."""
+    """features [F, V, C] -> logits [B, K] for fixed lengths of clips; ``form`` is scatter or dense, the type the state dict's."""
 
     mask: Tensor
     ends: Tensor
@@ -37,6 +61,8 @@ class Peer(nn.Module):
     ) -> None:
         super().__init__()
         self.form, self.layers, self.clips = form, layers, len(lengths)
+        kind = state["embedding.weight"].dtype
+        self.wide = torch.promote_types(kind, torch.float32)  # of sums
         self.dim = len(state["embedding.bias"])
         self.head_dim = self.dim // HEADS
         self.amax: dict[str, float] | None = None  # module path -> largest |input| seen, where it is asked for
@@ -49,17 +75,17 @@ class Peer(nn.Module):
         self.register_buffer("ends", torch.tensor(edges).T.contiguous())
         count = torch.tensor(lengths)
         self.register_buffer("clip", torch.repeat_interleave(torch.arange(len(lengths)), count))
-        self.register_buffer("count", count.clamp(min=1)[:, None, None].float())
+        self.register_buffer("count", count.clamp(min=1)[:, None, None].to(self.wide))
         index = torch.cat([torch.arange(n) for n in lengths])
         self.register_buffer("row_in_clip", index)
         starts = torch.cumsum(count, 0) - count
         padded = starts[:, None] + torch.arange(max(lengths))
         self.register_buffer("inside", (torch.arange(max(lengths)) < count[:, None])[:, None, None, :, None])
         self.register_buffer("padded", torch.where(self.inside.flatten(1), padded, 0))
-        index = index.float()
-        phase = (index / 1e4)[:, None] ** (torch.arange(self.dim) / self.dim)
-        even = torch.arange(self.dim) % 2 == 0
-        self.register_buffer("positions", torch.where(even, phase.sin(), phase.cos())[:, None])
+        channels = torch.arange(self.dim, dtype=torch.float64)
+        phase = (index.double() / 1e4)[:, None] ** (channels / self.dim)
+        even = channels % 2 == 0
+        self.register_buffer("positions", torch.where(even, phase.sin(), phase.cos())[:, None].to(kind))
 
     def w(self, name: str) -> Tensor:
         found: Tensor = getattr(self, name.replace(".", "_"))
@@ -99,15 +125,15 @@ class Peer(nn.Module):
             return out.permute(0, 2, 1, 3).reshape(rows, joints, self.dim)
         q, k, v = parts.unbind(2)
         first, second = self.ends
-        scores = ((q[:, first] * k[:, second]).sum(-1, keepdim=True) * self.head_dim**-0.5).float()
+        scores = ((q[:, first] * k[:, second]).sum(-1, keepdim=True) * self.head_dim**-0.5).to(self.wide)
         weights = (scores - scores.amax()).exp()
-        total = torch.zeros_like(q[..., :1], dtype=torch.float32).index_add(1, first, weights)
-        out = torch.zeros_like(q, dtype=torch.float32).index_add(1, first, weights * v[:, second].float())
+        total = torch.zeros_like(q[..., :1], dtype=self.wide).index_add(1, first, weights)
+        out = torch.zeros_like(q, dtype=self.wide).index_add(1, first, weights * v[:, second].to(self.wide))
         return (out / total).reshape(rows, joints, self.dim).to(qkv.dtype)
 
     def temporal(self, qkv: Tensor) -> Tensor:
         rows, joints, _ = qkv.shape
-        q, k, v = qkv.float().view(rows, joints, 3, HEADS, self.head_dim).unbind(2)
+        q, k, v = qkv.to(self.wide).view(rows, joints, 3, HEADS, self.head_dim).unbind(2)
         q, k = phi(q * self.head_dim**-0.25), phi(k * self.head_dim**-0.25)
         if self.form == "dense":
             q, k, v = (part[self.padded].permute(0, 2, 3, 1, 4) for part in (q, k, v))  # [B, V, h, frames, e]
@@ -123,4 +149,69 @@ class Peer(nn.Module):
         return x.new_zeros(self.clips, *x.shape[1:]).index_add(0, self.clip, x)
 
     def mean(self, x: Tensor) -> Tensor:
-        return self.sums(x.float()) / self.count
+        return self.sums(x.to(self.wide)) / self.count
+
+
+class StGcn(nn.Module):
+    """ST-GCN, arXiv 1801.07455, 3,098,832 parameters for 60 classes: features [N, 3, T, 25, M] of M persons -> logits [N, K].
+
+    Someone who is not there is a person of zeros, and takes as long as any other.
+    """
+
+    BLOCKS = (  # channels in and out, stride in time
+        (3, 64, 1), (64, 64, 1), (64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 128, 1), (128, 256, 2),
+        (256, 256, 1), (256, 256, 1),
+    )  # fmt: skip
+
+    def __init__(self, classes: int = 60) -> None:
+        super().__init__()
+        self.input_norm = nn.BatchNorm1d(3 * JOINTS)
+        self.blocks = nn.ModuleList(StGcnBlock(*block, residual=index > 0) for index, block in enumerate(self.BLOCKS))
+        self.output = nn.Conv2d(self.BLOCKS[-1][1], classes, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        clips, channels, frames, joints, persons = features.shape
+        flat = features.permute(0, 4, 3, 1, 2).reshape(clips * persons, joints * channels, frames)
+        x = self.input_norm(flat).view(clips * persons, joints, channels, frames).permute(0, 2, 3, 1).contiguous()
+        for block in self.blocks:
+            x = block(x)
+        pooled = x.mean((2, 3)).view(clips, persons, -1, 1, 1).mean(1)
+        return self.output(pooled).flatten(1)
+
+
+class StGcnBlock(nn.Module):
+    """x [N, C, T, V] -> [N, D, T / stride, V]: a product over each of three partitions of the neighbours, then 9 frames."""
+
+    partitions: Tensor
+
+    def __init__(self, inputs: int, outputs: int, stride: int, residual: bool) -> None:
+        super().__init__()
+        self.register_buffer("partitions", spatial_partitions())
+        self.importance = nn.Parameter(torch.ones_like(self.partitions))
+        self.spatial = nn.Conv2d(inputs, len(self.partitions) * outputs, 1)
+        self.temporal = nn.Sequential(
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, (9, 1), (stride, 1), (4, 0)),
+            nn.BatchNorm2d(outputs),
+        )
+        self.residual: nn.Module | None = None
+        if residual:
+            same = inputs == outputs and stride == 1
+            projection = nn.Sequential(nn.Conv2d(inputs, outputs, 1, (stride, 1)), nn.BatchNorm2d(outputs))
+            self.residual = nn.Identity() if same else projection
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.spatial(x).unflatten(1, (len(self.partitions), -1))
+        y = self.temporal(torch.einsum("nkctv,kvw->nctw", parts, self.partitions * self.importance))
+        return F.relu(y if self.residual is None else y + self.residual(x))
+
+
+def spatial_partitions() -> Tensor:
+    """[3, V, V]: of each joint (second axis) the neighbours (first) as near to the middle as it, nearer, and farther; itself is
+    among the first, and a joint's column is divided by the number of its neighbours."""
+    distance = hops()
+    near = (distance <= 1).float()
+    to_middle = distance[MIDDLE]
+    nearer = to_middle[:, None] - to_middle
+    return torch.stack([near * (nearer == 0), near * (nearer < 0), near * (nearer > 0)]) / near.sum(0)

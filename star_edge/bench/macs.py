@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from star_edge.models.config import StarConfig
+if TYPE_CHECKING:
+    from star_edge.models.config import StarConfig
 
 
 def macs(config: StarConfig, rows: Sequence[int]) -> int:
