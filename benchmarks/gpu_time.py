@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 CALLS, WARM_UP, FEWEST = 100, 10, 5
-SECONDS = 2.0  # after which slow calls are not repeated any more
+SECONDS = 1.0  # after which slow calls are not repeated any more
 Call = Callable[[], torch.Tensor]
 
 

@@ -62,6 +62,12 @@ def test_stgcn_is_right(precision: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert "median_ms" in row, row
 
 
+@pytest.mark.usefixtures("small")
+def test_weights_are_the_same_in_fp16() -> None:
+    state = Case("cpu", "star-64", "mix8").state
+    assert all((value.astype(np.float16) == value).all() for value in state.values())
+
+
 def test_stgcns_answer_depends_on_the_clip() -> None:
     torch.manual_seed(0)
     model = gpu_cases.stgcn_with_weights()
