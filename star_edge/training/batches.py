@@ -12,7 +12,6 @@ from runtime.features import FeatureRecipe, compute_features
 from runtime.skeleton import Skeleton
 from star_edge.data.dataset import Clips
 from star_edge.training.augment import augment
-from star_edge.training.parallel import ALONE, Group, deal
 from star_edge.training.recipe import Recipe
 
 
@@ -77,7 +76,8 @@ class AugmentedBatches:
 
     Args:
         rng: what it draws next is independent of when batches are asked for.
-        group: the processes that share each batch, with about as many rows each; batches are the same whatever their number.
+        rank, size: which of how many processes this is that share each batch, with about as many rows each; batches are the
+            same whatever their number.
     """
 
     def __init__(
@@ -86,9 +86,10 @@ class AugmentedBatches:
         skeleton: Skeleton,
         recipe: Recipe,
         rng: np.random.Generator,
-        group: Group = ALONE,
+        rank: int = 0,
+        size: int = 1,
     ) -> None:
-        self._clips, self._skeleton, self._recipe, self._group = clips, skeleton, recipe, group
+        self._clips, self._skeleton, self._recipe, self._rank, self._size = clips, skeleton, recipe, rank, size
         self._states = []
         self._lengths = np.empty(len(clips), dtype=np.int64)
         for i, clip in enumerate(clips):
@@ -102,7 +103,7 @@ class AugmentedBatches:
     def __iter__(self) -> Iterator[Batch]:
         """Batch by batch."""
         for group in self._groups:
-            own = group[deal(self._lengths[group], self._group.size)[self._group.rank]] if self._group.size > 1 else group
+            own = group[deal(self._lengths[group], self._size)[self._rank]]
             clips = [self._changed(int(i)) for i in own]
             yield Batch(clips, *self._featurise(clips), own, len(group))
 
@@ -116,6 +117,20 @@ class AugmentedBatches:
         if clips:
             return featurise(clips, self._skeleton, features)
         return np.zeros((0, self._skeleton.num_joints, features.channels), np.float32), np.zeros(2, np.int32)
+
+
+def deal(rows: np.ndarray, hands: int) -> list[np.ndarray]:
+    """Split clips with ``rows`` [N] into as many parts with about as many rows each: the longest first, to whoever has least.
+
+    Parts may be empty; each is in ascending order.
+    """
+    parts: list[list[int]] = [[] for _ in range(hands)]
+    loads = np.zeros(hands, dtype=np.int64)
+    for clip in np.argsort(-rows, kind="stable"):
+        hand = int(loads.argmin())
+        parts[hand].append(int(clip))
+        loads[hand] += rows[clip]
+    return [np.array(sorted(part), dtype=np.int64) for part in parts]
 
 
 def rows_of(clips: Sequence[Clip]) -> np.ndarray:

@@ -234,7 +234,7 @@ class Trainer:
         rng = np.random.default_rng((self.seed, self.epoch))
         torch.manual_seed(int(rng.integers(2**63)) + self.group.rank)
         task = self.task
-        batches = AugmentedBatches(task.fit, task.skeleton, self.recipe, rng, self.group)
+        batches = AugmentedBatches(task.fit, task.skeleton, self.recipe, rng, self.group.rank, self.group.size)
         steps = math.ceil(len(batches) / self.recipe.accumulate)
         self.model.train()
         totals = torch.zeros(2, dtype=torch.float64)  # loss, right answers

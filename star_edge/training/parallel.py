@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -100,20 +99,6 @@ def _device(name: str, local: int) -> torch.device:
             hint="--device cpu, or fewer processes: torchrun --nproc-per-node",
         )
     return torch.device("cuda", local)
-
-
-def deal(rows: np.ndarray, hands: int) -> list[np.ndarray]:
-    """Split clips with ``rows`` [N] into as many parts with about as many rows each: the longest first, to whoever has least.
-
-    Parts may be empty; each is in ascending order.
-    """
-    parts: list[list[int]] = [[] for _ in range(hands)]
-    loads = np.zeros(hands, dtype=np.int64)
-    for clip in np.argsort(-rows, kind="stable"):
-        hand = int(loads.argmin())
-        parts[hand].append(int(clip))
-        loads[hand] += rows[clip]
-    return [np.array(sorted(part), dtype=np.int64) for part in parts]
 
 
 class SharedBatchNorm(nn.BatchNorm1d):

@@ -9,7 +9,6 @@ import numpy as np
 from star_edge.data import Dataset
 from star_edge.training.augment import augment
 from star_edge.training.batches import AugmentedBatches, featurise, group_by_frames, packed_batches, rows_of
-from star_edge.training.parallel import Group
 from star_edge.training.recipe import get_recipe
 
 
@@ -34,7 +33,7 @@ def test_processes_share_the_same_batches(tiny_dataset: Path) -> None:
     clips = dataset.clips(np.arange(12))
 
     def batches(rank: int, size: int) -> AugmentedBatches:
-        return AugmentedBatches(clips, dataset.meta.skeleton, recipe, np.random.default_rng(3), Group(rank, size))
+        return AugmentedBatches(clips, dataset.meta.skeleton, recipe, np.random.default_rng(3), rank, size)
 
     shares = [list(batches(rank, 5)) for rank in range(5)]
     for whole, *parts in zip(batches(0, 1), *shares, strict=True):

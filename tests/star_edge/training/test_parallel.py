@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from runtime.errors import InputError, MismatchError  # noqa: E402
-from star_edge.training.batches import AugmentedBatches  # noqa: E402
+from star_edge.training.batches import AugmentedBatches, deal  # noqa: E402
 from star_edge.training.loop import Trainer, learning_rate  # noqa: E402
-from star_edge.training.parallel import deal, join  # noqa: E402
+from star_edge.training.parallel import join  # noqa: E402
 from star_edge.training.recipe import DEFAULT, Recipe  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
