@@ -10,6 +10,7 @@ VENV ?= .venv
 PIP_INSTALL_ARGS ?=
 TEST_JOBS ?= 2
 TEST_ARGS ?=
+PASSED ?=
 FUZZ_SECONDS ?= 120
 FUZZ_SEED ?= 0
 DEMO_ARGS ?=
@@ -48,6 +49,7 @@ help:  ## this list
 	@echo "VENV=$(VENV)  where the virtual environment is"
 	@echo "PIP_INSTALL_ARGS=  more arguments of each pip install"
 	@echo "TEST_ARGS=  more arguments of pytest; TEST_JOBS=$(TEST_JOBS) processes"
+	@echo "PASSED=  a file that keeps which tests have passed; make test and test-all leave those out"
 	@echo "FUZZ_SECONDS=$(FUZZ_SECONDS)  time box of each half of make fuzz; FUZZ_SEED=$(FUZZ_SEED) its first seed"
 	@echo "DEMO_ARGS=, BENCH_ARGS=  more arguments of star-edge demo and bench"
 
@@ -55,7 +57,7 @@ demo: system $(STAMPS)/demo  ## set up and run the whole pipeline; writes ./star
 	$(BIN)/star-edge demo $(DEMO_ARGS)
 
 test: system $(STAMPS)/dev  ## set up and run the quick tests
-	$(PYTEST) -m "not slow" $(TEST_ARGS)
+	$(PYTEST) -m "not slow" $(if $(PASSED),--passed $(PASSED)) $(TEST_ARGS)
 
 lint: system $(STAMPS)/dev  ## ruff, ruff format, clang-format and mypy, changing nothing
 	$(BIN)/ruff check .
@@ -72,7 +74,8 @@ bench: system $(STAMPS)/demo  ## latency of every engine beside PyTorch, on the 
 	@[ -d star-edge-demo/demo.star ] || $(BIN)/star-edge demo
 	$(BIN)/star-edge bench star-edge-demo/demo.star $(BENCH_ARGS)
 
-# every test once more, now with nothing left to skip for a missing package; last, so that its closing line is the last
+# every test once more, now with nothing left to skip for a missing package (CI leaves out what has passed by then: PASSED);
+# last, so that its closing line is the last
 check: lint native native-sanitize native-aarch64 native-fuzz pyg peers tensorrt-rtx browser fuzz test-all  ## all that CI runs
 
 native: system $(STAMPS)/native  ## build and install the C++ runtime after a change, and run its tests
@@ -99,7 +102,7 @@ native-fuzz: system-fuzz  ## the C++ readers with inputs that libFuzzer grows, F
 	$(CTEST) --test-dir $(NATIVE)-fuzz
 
 test-all: system $(STAMPS)/dev  ## all tests, the slow ones too
-	$(PYTEST) $(TEST_ARGS)
+	$(PYTEST) $(if $(PASSED),--passed $(PASSED)) $(TEST_ARGS)
 
 # a pass is every property test (marked so by hypothesis, or by hand where it is nested in a test) with a new seed; a
 # failure names the seed that repeats it. Then every reader with inputs that libFuzzer grows from tests/fuzz/corpus

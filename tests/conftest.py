@@ -27,6 +27,40 @@ settings.register_profile("fuzz", deadline=None, max_examples=200, print_blob=Tr
 settings.load_profile("default")
 
 
+class Passed:
+    """What passes, kept in a file that a later run with ``--passed`` leaves out: skipped tests and slow ones are left for it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.before = set(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else set()
+        self.found: set[str] = set()
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        known = [item for item in items if item.nodeid in self.before]
+        items[:] = [item for item in items if item.nodeid not in self.before]
+        config.hook.pytest_deselected(items=known)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            self.found.add(report.nodeid)
+        elif report.failed:  # its teardown
+            self.found.discard(report.nodeid)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if not hasattr(session.config, "workerinput"):  # of xdist: its controller sees every report
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text("".join(f"{name}\n" for name in sorted(self.before | self.found)), encoding="utf-8")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--passed", type=Path, metavar="FILE", help="leave out the tests in FILE, which passed before; add to it")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if path := config.getoption("--passed"):
+        config.pluginmanager.register(Passed(Path(path).absolute()))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real recordings beside the repository; tests that need it skip where it is absent."""
