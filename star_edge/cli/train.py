@@ -155,7 +155,7 @@ def _refuse(*parameters: str) -> None:
     options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     for name in parameters:
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise click.UsageError(f"{options[name]} has no effect with --qat: it is as in the checkpoint")
+            raise click.UsageError(f"{options[name]} has no effect with --qat, which goes on from its checkpoint")
 
 
 def run_with_progress(trainer: Trainer, output: Output) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from runtime.clip import Clip
 from runtime.features import FeatureRecipe
 from runtime.skeleton import Skeleton
-from star_edge.training.batches import packed_batches
+from star_edge.training.batches import featurise, group_by_frames, rows_of
 from star_edge.training.parallel import ALONE, Group
 
 FRAMES_PER_BATCH = 4096
@@ -47,17 +47,18 @@ def model_logits(
 ) -> np.ndarray:
     """Logits float32 [N, K] of ``model`` (put in eval mode for the call), clips packed in order; the group's processes take
     batches in turn."""
+    batches = group_by_frames(rows_of(clips), FRAMES_PER_BATCH)
+    own = batches[group.rank :: group.size]
     training = model.training
     model.eval()
-    logits = None
-    for number, (rows, cu_seqlens, indices) in enumerate(packed_batches(clips, skeleton, features, FRAMES_PER_BATCH)):
-        if number % group.size == group.rank or logits is None:  # every process computes one, for the number of classes
-            found = model(torch.from_numpy(rows).to(group.device), torch.from_numpy(cu_seqlens).to(group.device)).float().cpu()
-            logits = torch.zeros(len(clips), found.shape[1]) if logits is None else logits
-            if number % group.size == group.rank:
-                logits[indices] = found
+    found = []
+    for indices in own or batches[:1]:  # a process without a batch takes one for the number of classes
+        packed = featurise([clips[i] for i in indices], skeleton, features)
+        found.append(model(*(torch.from_numpy(array).to(group.device) for array in packed)).float().cpu())
     model.train(training)
-    assert logits is not None
+    logits = torch.zeros(len(clips), found[0].shape[1])
+    for indices, answers in zip(own, found, strict=False):
+        logits[indices] = answers
     return group.total(logits).numpy()
 
 

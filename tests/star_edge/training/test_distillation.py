@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import msgspec
@@ -10,6 +9,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from shared_training import made_up_task  # noqa: E402
 
 from runtime.errors import MismatchError  # noqa: E402
 from runtime.features import FeatureRecipe  # noqa: E402
@@ -19,9 +20,6 @@ from star_edge.training.distillation import Teacher, distillation_loss  # noqa: 
 from star_edge.training.loop import Task, Trainer  # noqa: E402
 from star_edge.training.parallel import CPU  # noqa: E402
 from star_edge.training.recipe import DEFAULT  # noqa: E402
-
-sys.path.insert(0, str(Path(__file__).parent))
-from shared_training import made_up_task  # noqa: E402
 
 RECIPE = msgspec.structs.replace(DEFAULT, epochs=1, warmup_epochs=0.0, frames_per_batch=70)
 

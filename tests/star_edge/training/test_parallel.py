@@ -17,17 +17,16 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+import shared_training  # noqa: E402
+from shared_training import made_up_task  # noqa: E402
+
 from runtime.errors import InputError, MismatchError  # noqa: E402
 from star_edge.training.batches import AugmentedBatches, deal  # noqa: E402
 from star_edge.training.loop import Trainer, learning_rate  # noqa: E402
 from star_edge.training.parallel import join  # noqa: E402
-from star_edge.training.recipe import DEFAULT, Recipe  # noqa: E402
+from star_edge.training.recipe import DEFAULT, Recipe, get_recipe, qat_recipe  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).parent))
-from shared_training import made_up_task  # noqa: E402
-from shared_training import train as train_here  # noqa: E402
-
-SCRIPT = Path(__file__).with_name("shared_training.py")
+SCRIPT = Path(shared_training.__file__)
 # without dropout, whose masks differ by process; 70 rows hold two to five of the clips, so that a third process may have none
 RECIPE = msgspec.structs.replace(
     DEFAULT, epochs=3, warmup_epochs=1.0, frames_per_batch=70, dropout=0.0, head_dropout=0.0, clip_norm=0.0
@@ -66,10 +65,10 @@ def state_of(folder: Path) -> dict:
 
 @needs_gloo
 def test_any_number_of_processes_gives_the_same_weights_and_may_change(tmp_path: Path, recipe: Path) -> None:
-    train_here(str(recipe), tmp_path / "one", None)
+    shared_training.train(str(recipe), tmp_path / "one", None)
     torchrun(3, SCRIPT, recipe, tmp_path / "several", 2)
     assert state_of(tmp_path / "several")["epoch"] == 2
-    train_here(str(recipe), tmp_path / "several", None)
+    shared_training.train(str(recipe), tmp_path / "several", None)
     one, several = state_of(tmp_path / "one"), state_of(tmp_path / "several")
     assert (one["epoch"], one["step"]) == (several["epoch"], several["step"])
     begun = Trainer(made_up_task(), "star-64", RECIPE, tmp_path, seed=3).model.state_dict()
@@ -149,6 +148,19 @@ def test_bfloat16_products_are_close_to_float32_and_not_the_same(tmp_path: Path)
     plain, mixed = (loss_of(msgspec.structs.replace(RECIPE, amp=amp), tmp_path) for amp in ("none", "bf16"))
     assert mixed != plain
     assert mixed == pytest.approx(plain, rel=0.02)
+
+
+@pytest.mark.parametrize("field", [{"accumulate": 0}, {"temperature": 0.0}, {"distillation": 1.5}])
+def test_a_recipe_that_would_train_nothing_is_refused(tmp_path: Path, field: dict) -> None:
+    (tmp_path / "bad.json").write_bytes(msgspec.json.encode(field))
+    with pytest.raises(InputError, match="cannot read the recipe"):
+        get_recipe(str(tmp_path / "bad.json"))
+
+
+def test_quantisation_aware_training_goes_on_in_float32() -> None:
+    trained = msgspec.to_builtins(msgspec.structs.replace(RECIPE, amp="bf16", accumulate=3))
+    recipe = qat_recipe(trained, RECIPE.features)
+    assert (recipe.amp, recipe.accumulate) == ("none", 3)
 
 
 def test_a_part_of_what_torchrun_sets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
