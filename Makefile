@@ -57,7 +57,7 @@ demo: system $(STAMPS)/demo  ## set up and run the whole pipeline; writes ./star
 	$(BIN)/star-edge demo $(DEMO_ARGS)
 
 test: system $(STAMPS)/dev  ## set up and run the quick tests
-	$(PYTEST) -m "not slow" $(if $(PASSED),--passed $(PASSED)) $(TEST_ARGS)
+	$(PYTEST) -m "not slow" $(if $(PASSED),--passed=$(PASSED)) $(TEST_ARGS)
 
 lint: system $(STAMPS)/dev  ## ruff, ruff format, clang-format and mypy, changing nothing
 	$(BIN)/ruff check .
@@ -102,7 +102,7 @@ native-fuzz: system-fuzz  ## the C++ readers with inputs that libFuzzer grows, F
 	$(CTEST) --test-dir $(NATIVE)-fuzz
 
 test-all: system $(STAMPS)/dev  ## all tests, the slow ones too
-	$(PYTEST) $(if $(PASSED),--passed $(PASSED)) $(TEST_ARGS)
+	$(PYTEST) $(if $(PASSED),--passed=$(PASSED)) $(TEST_ARGS)
 
 # a pass is every property test (marked so by hypothesis, or by hand where it is nested in a test) with a new seed; a
 # failure names the seed that repeats it. Then every reader with inputs that libFuzzer grows from tests/fuzz/corpus
