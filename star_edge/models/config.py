@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -27,3 +29,29 @@ class StarConfig(msgspec.Struct, frozen=True):
     dropout: float = 0.0
     attention_dropout: float = 0.0
     head_dropout: float = 0.0
+
+
+class PaddedConfig(msgspec.Struct, frozen=True):
+    """Shape of a model that looks at so many frames of so many persons, whoever is there; stored in checkpoints and bundles.
+
+    Attributes:
+        joints, channels, classes: V, width of a joint's features, and K. The last feature is the person's number.
+        bones: (child, parent); a tree that hangs from ``root``.
+        parts: body part of each joint, for models that know of some; empty for others.
+        persons, frames: M and T that every clip is brought to.
+        time: how a clip comes to T frames. ``pad`` puts zeros behind, and resamples what is longer; ``resample`` always resamples.
+        dim: width of the first blocks; later ones follow from it.
+        dropout: in the way of the model's authors.
+    """
+
+    joints: int
+    channels: int
+    classes: int
+    bones: tuple[tuple[int, int], ...]
+    root: int
+    parts: tuple[int, ...] = ()
+    persons: int = 2
+    frames: int = 64
+    time: Literal["pad", "resample"] = "resample"
+    dim: int = 64
+    dropout: float = 0.0
