@@ -26,7 +26,7 @@ from runtime.engines.onnxruntime import session_options
 from runtime.files import write_atomic
 from runtime.packing import cu_seqlens_of
 from star_edge.bench.host import read_host
-from star_edge.models import model_config
+from star_edge.models import star_config
 from star_edge.models.star import StarConfig
 from star_edge.ops.segmented_linear_attention.naive import segmented_linear_attention as naive
 from star_edge.skeletons import NTU25
@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--out", type=Path, help="write the result as JSON")
     arguments = parser.parse_args()
-    config = model_config("star-64", NTU25, 9, 60)
+    config = star_config("star-64", NTU25, 9, 60)
     timings = measure("folded", None, config) + measure("written out", written_out(config), config)
     for timing in timings:
         click.echo(f"{timing.body:<12} {timing.workload:<6} packed {timing.packed_ms:8.2f} ms   clip by clip "

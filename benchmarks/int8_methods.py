@@ -26,13 +26,14 @@ import torch
 
 from calibration.calibrate import collect, make_table
 from calibration.histograms import METHODS, PERCENTILE
-from calibration.int8 import logits_of, make_int8_model, model_config
+from calibration.int8 import logits_of, make_int8_model
 from calibration.layer_latency import time_in_turn
 from calibration.reader import ClipReader
 from calibration.report import Int8Score
 from calibration.score import score
 from calibration.selection import stratified, training_clips
-from exporters.onnx.graph import Base, build_model
+from exporters.onnx.graph import Base
+from exporters.onnx.lowering import lowering_of
 from runtime.bundle import Bundle
 from runtime.files import write_atomic
 from runtime.manifest import model_file
@@ -146,7 +147,7 @@ def _judge(bundle: Bundle, dataset: Dataset) -> dict[tuple[str, str, str], Answe
     chosen = train[stratified(dataset.names[train], dataset.labels[train], dataset.lengths[train], SAMPLES)]
     reader = ClipReader(dataset, chosen, bundle.manifest.features)
     fp32 = bundle.read(model_file("fp32"))
-    histograms = collect(onnx.load_model_from_string(fp32), model_config(bundle), reader)
+    histograms = collect(onnx.load_model_from_string(fp32), lowering_of(bundle), reader)
     found: dict[tuple[str, str, str], Answers] = {}
     for part in PARTS:
         clips = dataset.indices(scheme, part)
@@ -171,16 +172,14 @@ def _rounded(bundle: Bundle, dataset: Dataset, clips: Sequence[int] | np.ndarray
 
 def _latency(bundle: Bundle, dataset: Dataset, threads: int) -> tuple[Latency, ...]:
     """Of the float graphs, and of INT8 over both of them; the ranges do not matter for it."""
-    from safetensors.numpy import load
-
-    config, weights = model_config(bundle), load(bundle.read("weights.safetensors"))
+    lowering = lowering_of(bundle)
     clips = dataset.indices(bundle.manifest.source.split, "train")[:8]
     reader = ClipReader(dataset, clips, bundle.manifest.features)
-    histograms = collect(onnx.load_model_from_string(bundle.read(model_file("fp32"))), config, reader)
+    histograms = collect(onnx.load_model_from_string(bundle.read(model_file("fp32"))), lowering, reader)
     ranges = make_table(bundle, histograms, "max", PERCENTILE, reader.names, len(clips)).ranges
     graphs = {precision: bundle.read(model_file(precision)) for precision in ("fp32", "fp16")}
     for base in get_args(Base):
-        graphs[f"int8 over {base}"] = build_model(config, weights, "int8", ranges, base).SerializeToString()
+        graphs[f"int8 over {base}"] = lowering.int8_model(ranges, base, lowering.quantised_modules).SerializeToString()
     features, cu_seqlens = parse_workload(WORKLOAD).make(bundle.manifest.skeleton, bundle.manifest.features)
     times = time_in_turn(graphs, {"features": features, "cu_seqlens": cu_seqlens}, threads, ROUNDS)
     return tuple(Latency(graph, float(np.median(seconds)) * 1e3) for graph, seconds in times.items())

@@ -19,7 +19,8 @@ from runtime.errors import MismatchError
 from runtime.features import FeatureRecipe
 from star_edge.data import Dataset
 from star_edge.data.generator import generate
-from star_edge.models import build_model, model_config
+from star_edge.models import star_config
+from star_edge.models.star import Star
 from star_edge.skeletons import NITE15
 from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, load_checkpoint, load_torch, save_checkpoint
 
@@ -92,12 +93,12 @@ def make_inputs(folder: Path) -> None:
 def _save_untrained(path: Path, seed: int) -> None:
     """A checkpoint of a small model for the clips."""
     classes = tuple(f"class{index}" for index in range(_CLASSES))
-    config = model_config("star-64", NITE15, channels=9, classes=_CLASSES, dim=16, heads=2, layers=2, hidden=24)
+    config = star_config("star-64", NITE15, channels=9, classes=_CLASSES, dim=16, heads=2, layers=2, hidden=24)
     torch.manual_seed(seed)
     save_checkpoint(
         Checkpoint(
             model=ModelEntry("star-64", config),
-            state_dict=build_model(config).state_dict(),
+            state_dict=Star(config).state_dict(),
             skeleton=NITE15,
             features=FeatureRecipe(),
             class_names=classes,

@@ -25,11 +25,12 @@ import torch
 
 from calibration.calibrate import collect, make_table, methods_of
 from calibration.histograms import PERCENTILE
-from calibration.int8 import logits_of, make_int8_model, model_config
+from calibration.int8 import logits_of, make_int8_model
 from calibration.reader import ClipReader
 from calibration.report import Int8Score
 from calibration.score import score
 from calibration.selection import stratified, training_clips
+from exporters.onnx.lowering import lowering_of
 from runtime.bundle import Bundle
 from runtime.files import write_atomic
 from runtime.manifest import model_file
@@ -138,7 +139,7 @@ def judge(bundle: Bundle, began: Bundle, dataset: Dataset) -> list[tuple[str, st
     chosen = train[stratified(dataset.names[train], dataset.labels[train], dataset.lengths[train], SAMPLES)]
     reader = ClipReader(dataset, chosen, bundle.manifest.features)
     fp32 = bundle.read(model_file("fp32"))
-    histograms = collect(onnx.load_model_from_string(fp32), model_config(bundle), reader)
+    histograms = collect(onnx.load_model_from_string(fp32), lowering_of(bundle), reader)
     methods = methods_of(bundle, None if bundle.manifest.source.trained else "best")
     tables = {method: make_table(bundle, histograms, method, PERCENTILE, reader.names, SAMPLES) for method in methods}
     found: list[tuple[str, str, Int8Score, Int8Score]] = []

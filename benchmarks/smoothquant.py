@@ -100,6 +100,7 @@ def int8_model(saved: Checkpoint, dataset: Dataset, clips: np.ndarray, smooth: b
             yield torch.from_numpy(rows), torch.from_numpy(cu_seqlens)
 
     model = build_from_checkpoint(saved)
+    assert isinstance(model, Star)
     insert_quantisers(model)
     if smooth:
         smooth_inputs(model, batches())

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from calibration.int8 import Int8Model, logits_of, make_int8_model, model_config, nodes_with
+from calibration.int8 import Int8Model, logits_of, make_int8_model, nodes_with
 from calibration.layer_latency import measure_layers, time_in_turn
 from calibration.mixed import choose_layers
 from calibration.reader import ClipReader, Track
 from calibration.report import Decision, Int8Score, LayerSensitivity, SensitivityReport
 from calibration.score import score
 from calibration.selection import val_clips
-from exporters.onnx.graph import quantised_modules
+from exporters.onnx.lowering import lowering_of
 from runtime.bundle import REPORTS, Bundle, BundleWriter, write_report
 from runtime.errors import InputError
 from runtime.manifest import CALIBRATION, WEIGHTS, model_file
@@ -96,7 +96,7 @@ class _Judge:
     def __init__(self, bundle: Bundle, reader: ClipReader, labels: np.ndarray) -> None:
         self.bundle, self.reader, self.labels = bundle, reader, labels
         self.table = bundle.calibration()
-        self.modules = tuple(quantised_modules(model_config(bundle)))
+        self.modules = tuple(lowering_of(bundle).quantised_modules)
         self.reference = logits_of(bundle.read(model_file("fp32")), reader, "fp32 on val")
 
     def model(self, quantised: Collection[str]) -> Int8Model:

@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from calibration import ptq
 from calibration.histograms import AMAX_FLOOR, METHODS, PERCENTILE, Histograms, Method
-from calibration.int8 import Int8Model, compare, make_int8_model, model_config, nodes_with
+from calibration.int8 import Int8Model, compare, make_int8_model, nodes_with
 from calibration.methods import score_methods
 from calibration.modelopt import import_modelopt
 from calibration.ranges import collect_histograms, largest_magnitudes
@@ -22,7 +22,7 @@ from calibration.reader import ClipReader, Track
 from calibration.report import AnyMethod, CalibrateReport, MethodScore, RangesReport, TensorRange
 from calibration.selection import check_not_held_out, stratified, training_clips, val_clips
 from calibration.trained import trained_ranges
-from exporters.onnx.graph import quantised_modules, recorded_tensors
+from exporters.onnx.lowering import Lowering, lowering_of
 from runtime.bundle import Bundle, BundleWriter, write_report
 from runtime.calibration_table import CalibrationTable
 from runtime.manifest import CALIBRATION, WEIGHTS, model_file
@@ -30,7 +30,6 @@ from star_edge.data.recorded import Recorded, open_recorded
 
 if TYPE_CHECKING:
     from star_edge.data import Dataset
-    from star_edge.models.star import StarConfig
 
 _COMPARED = 64  # clips on which fp32 and INT8 are set side by side
 _SHOWN_BINS = 64  # of a histogram in the report
@@ -81,7 +80,7 @@ def calibrate_bundle(
     classes = _say_what_is_used(dataset, chosen, samples, scheme, say)
     reader = ClipReader(dataset, chosen, manifest.features, track)
     fp32 = bundle.read(model_file("fp32"))
-    histograms = collect(onnx.load_model_from_string(fp32), model_config(bundle), reader)
+    histograms = collect(onnx.load_model_from_string(fp32), lowering_of(bundle), reader)
     tables = {name: make_table(bundle, histograms, name, percentile, reader.names, samples) for name in methods}
     models = {name: make_int8_model(bundle, table) for name, table in tables.items()}
     scores: tuple[MethodScore, ...] = ()
@@ -137,14 +136,14 @@ def _say_what_is_used(
     return classes
 
 
-def collect(model: ModelProto, config: StarConfig, reader: ClipReader) -> Histograms:
+def collect(model: ModelProto, lowering: Lowering, reader: ClipReader) -> Histograms:
     """Histograms of every tensor whose range is recorded: one pass for the largest magnitudes, one to count.
 
     Between them ModelOpt calibrates the same graph and has to agree about nodes and magnitudes.
     """
-    tensors = recorded_tensors(config)
+    tensors = lowering.recorded_tensors
     amax = largest_magnitudes(model, set(tensors.values()), reader)
-    ptq.check_with_modelopt(model, {module: tensors[f"{module}.in"] for module in quantised_modules(config)}, reader, amax)
+    ptq.check_with_modelopt(model, {module: tensors[f"{module}.in"] for module in lowering.quantised_modules}, reader, amax)
     return collect_histograms(model, amax, reader)
 
 
@@ -165,7 +164,7 @@ def make_table(
 
     Where the method is ``trained``, tensors that training had no range for get that of ``mse``.
     """
-    tensors = recorded_tensors(model_config(bundle))
+    tensors = lowering_of(bundle).recorded_tensors
     trained = trained_ranges(bundle) if method == "trained" else {}
     taken: Method = "mse" if method == "trained" else method
     return CalibrationTable(
@@ -184,7 +183,7 @@ def make_table(
 
 def describe_ranges(bundle: Bundle, histograms: Histograms, table: CalibrationTable, percentile: float) -> RangesReport:
     """What was seen of each tensor and where each method cuts it."""
-    tensors = recorded_tensors(model_config(bundle))
+    tensors = lowering_of(bundle).recorded_tensors
     return RangesReport(
         bundle_id=bundle.manifest.bundle_id,
         method=table.method,

@@ -7,14 +7,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import msgspec
 import numpy as np
 import onnx
 
 from calibration import ptq
 from calibration.ranges import open_session
 from calibration.report import Agreement
-from exporters.onnx.graph import build_model, node_precisions, quantised_modules
+from exporters.onnx.lowering import lowering_of
 from runtime.bundle import Bundle
 from runtime.calibration_table import CalibrationTable
 from runtime.errors import InputError, MismatchError
@@ -23,7 +22,6 @@ from runtime.tolerances import relative_error
 
 if TYPE_CHECKING:
     from calibration.reader import ClipReader
-    from star_edge.models.star import StarConfig
 
 Base = Literal["fp32", "fp16"]
 
@@ -65,20 +63,18 @@ def make_int8_model(bundle: Bundle, table: CalibrationTable, quantised: Collecti
 
     Raises MismatchError when the table belongs to other weights, or Q/DQ is not exactly on the modules to quantise.
     """
-    from safetensors.numpy import load
-
     table.check_weights(bundle.manifest.files[WEIGHTS].sha256, where=CALIBRATION)
-    config = model_config(bundle)
+    lowering = lowering_of(bundle)
     base: Base = "fp16" if bundle.manifest.default_precision == "fp16" else "fp32"
-    model = build_model(config, load(bundle.read(WEIGHTS)), "int8", table.ranges, base, quantised)
-    modules = [module for module in quantised_modules(config) if quantised is None or module in quantised]
+    modules = [module for module in lowering.quantised_modules if quantised is None or module in quantised]
+    model = lowering.int8_model(table.ranges, base, modules if quantised is None else quantised)
     ptq.check_quantised(ptq.quantised_products(model), modules, "The exporter")
     operators = Counter(node.op_type for node in model.graph.node)
     qdq = {name: operators[name] for name in ("QuantizeLinear", "DequantizeLinear")}
     expected = {"QuantizeLinear": len(modules), "DequantizeLinear": 2 * len(modules)}
     if qdq != expected:
         raise MismatchError("the INT8 graph has other Q/DQ nodes than its modules need", found=qdq, expected=expected)
-    never = node_precisions(config, "int8", base)
+    never = lowering.node_precisions("int8", base)
     left_float = {
         module: f"{precision}: {FLOAT_REASONS[module.rpartition('.')[2]]}"
         for module, precision in never.items()
@@ -89,7 +85,7 @@ def make_int8_model(bundle: Bundle, table: CalibrationTable, quantised: Collecti
 
 def nodes_with(bundle: Bundle, int8: Int8Model) -> dict[str, dict[str, str]]:
     """The manifest's precision of each module with those of this INT8 model."""
-    return bundle.manifest.nodes | {"int8": node_precisions(model_config(bundle), "int8", int8.base, int8.modules)}
+    return bundle.manifest.nodes | {"int8": lowering_of(bundle).node_precisions("int8", int8.base, int8.modules)}
 
 
 def compare(bundle: Bundle, int8: Int8Model, reader: ClipReader) -> Agreement:
@@ -119,19 +115,3 @@ def logits_of(model: bytes, reader: ClipReader, label: str) -> np.ndarray:
             )
         rows.append(logits[0])
     return np.stack(rows)
-
-
-def model_config(bundle: Bundle) -> StarConfig:
-    """The model's configuration as the manifest records it; MismatchError when it is not one of a STAR model."""
-    from star_edge.models.star import StarConfig
-
-    try:
-        return msgspec.convert(bundle.manifest.model.config, StarConfig)
-    except msgspec.ValidationError as error:
-        raise MismatchError(
-            f"cannot calibrate the model '{bundle.manifest.model.name}'",
-            where=bundle.path,
-            found=str(error),
-            expected="the configuration of a STAR model",
-            hint="export the bundle again",
-        ) from None

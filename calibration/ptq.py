@@ -7,6 +7,7 @@ layers have for a single clip, is turned off. Its graph is read, compared and dr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 # ModelOpt computes a scale in float32 and on all cores; its range is the largest magnitude to this precision
 _RANGE_TOLERANCE = 1e-4
 
+# operators that multiply by a weight
+_PRODUCTS = ("MatMul", "Conv", "Gemm")
+
 
 class Quantised(NamedTuple):
     """The activation input of a quantised product: its tensor, and the range amax its scale stands for."""
@@ -37,7 +41,7 @@ def check_with_modelopt(model: ModelProto, inputs: Mapping[str, str], reader: Cl
 
     Args:
         model: the canonical fp32 graph.
-        inputs: MatMul node to quantise -> the tensor that enters it.
+        inputs: node to quantise -> the tensor that enters it.
         reader: the clips.
         amax: largest magnitude of each of these tensors over the clips.
 
@@ -71,13 +75,13 @@ def check_quantised(found: Mapping[str, Quantised], modules: Sequence[str], make
 
 
 def quantised_products(model: ModelProto) -> dict[str, Quantised]:
-    """Name of each MatMul both of whose inputs are dequantised -> its activation input."""
+    """Name of each product whose input and weight are dequantised -> its activation input."""
     makers = {output: node for node in model.graph.node for output in node.output}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     found: dict[str, Quantised] = {}
     for node in model.graph.node:
         sources = [makers.get(name) for name in node.input]
-        if node.op_type == "MatMul" and all(source and source.op_type == "DequantizeLinear" for source in sources):
+        if node.op_type in _PRODUCTS and all(source and source.op_type == "DequantizeLinear" for source in sources[:2]):
             quantize = _quantize_of(sources[0], makers)
             scale = float(numpy_helper.to_array(constants[quantize.input[1]]).item())
             found[node.name] = Quantised(quantize.input[0], scale * 127)
@@ -106,8 +110,8 @@ def _quantise(model: ModelProto, modules: Sequence[str], reader: ClipReader) -> 
                 calibration_method="max",
                 calibration_data_reader=reader.start("ModelOpt"),
                 calibration_eps=["cpu"],
-                op_types_to_quantize=["MatMul"],
-                nodes_to_quantize=[module.replace(".", r"\.") for module in modules],  # it takes regular expressions
+                op_types_to_quantize=sorted(_PRODUCTS),
+                nodes_to_quantize=[f"^{re.escape(module)}$" for module in modules],  # it takes regular expressions
                 disable_mha_qdq=True,
                 high_precision_dtype="fp32",
                 output_path=str(result),

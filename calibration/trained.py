@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from calibration.int8 import model_config
-from exporters.onnx.graph import quantised_modules
+from exporters.onnx.lowering import lowering_of
 from runtime.bundle import Bundle
 from runtime.errors import InputError, MismatchError
 from runtime.manifest import WEIGHTS
@@ -23,7 +22,7 @@ def trained_ranges(bundle: Bundle) -> dict[str, float]:
             hint="another --method, or star-edge train --qat ckpt.pt",
         )
     weights = bundle.manifest.files[WEIGHTS].sha256
-    modules = {f"{module}.in" for module in quantised_modules(model_config(bundle))}
+    modules = {f"{module}.in" for module in lowering_of(bundle).quantised_modules}
     if trained.weights_sha256 != weights or trained.ranges.keys() != modules:
         raise MismatchError(
             "the trained ranges do not belong to the bundle's weights",

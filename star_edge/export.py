@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -15,16 +15,21 @@ import torch
 
 from exporters.onnx.functions import DOMAIN, OPS, VERSION
 from exporters.onnx.golden import Case, Forward, make_golden, odd_cases
-from exporters.onnx.graph import Precision, build_model, node_precisions
+from exporters.onnx.graph import Base, build_model
+from exporters.onnx.lowering import Lowering, StarLowering
 from exporters.onnx.parity import ParityResult, compare, onnx_forward, require_parity
+from exporters.onnx.traced import TracedLowering, trace
 from runtime.bundle import MANIFEST, Bundle, BundleWriter
 from runtime.errors import InputError
 from runtime.files import sha256_of
 from runtime.manifest import GOLDEN, WEIGHTS, Manifest, ModelEntry, OpEntry, Source, TrainedRanges, model_file
 from star_edge import __version__
-from star_edge.models.rounded import DTYPES, RoundedStar
+from star_edge.models.rounded import DTYPES, Rounded, rounded
 from star_edge.models.star import Star
 from star_edge.training.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
+
+if TYPE_CHECKING:
+    from star_edge.models import Model
 
 
 class ExportReport(msgspec.Struct, frozen=True):
@@ -73,9 +78,9 @@ def export_checkpoint(
     checkpoint = load_checkpoint(path)
     model = build_from_checkpoint(checkpoint)
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    precisions: tuple[Precision, ...] = ("fp32", "fp16") if fp16 else ("fp32",)
+    precisions: tuple[Base, ...] = ("fp32", "fp16") if fp16 else ("fp32",)
     progress(f"writing the {' and '.join(precisions)} graph of {checkpoint.model.name}")
-    graphs = {precision: build_model(checkpoint.model.config, weights, precision) for precision in precisions}
+    graphs, lowering = _lower(model, weights, precisions)
     models = {precision: graph.SerializeToString(deterministic=True) for precision, graph in graphs.items()}
     parity = check_models(model, models, checkpoint, progress)
     progress("making the golden clips")
@@ -87,7 +92,7 @@ def export_checkpoint(
     writer.add(WEIGHTS, stored)
     writer.add(GOLDEN, golden.to_bytes())
     progress(f"writing {out}")
-    bundle = writer.commit(_manifest(checkpoint, path, graphs, stored))
+    bundle = writer.commit(_manifest(checkpoint, path, graphs, lowering, stored))
     return ExportReport(
         bundle=str(out),
         bundle_id=bundle.manifest.bundle_id,
@@ -114,8 +119,8 @@ def check_target(out: Path, force: bool) -> None:
 
 
 def check_models(
-    model: Star,
-    models: dict[Precision, bytes],
+    model: Model,
+    models: dict[Base, bytes],
     checkpoint: Checkpoint,
     progress: Callable[[str], None] = lambda step: None,
 ) -> list[ParityResult]:
@@ -129,19 +134,20 @@ def check_models(
     if not all(np.isfinite(answer).all() for answer in logits):
         raise InputError("the checkpoint's own fp32 logits are not finite", hint="train again with a lower --lr")
     by_name = {case.name: case for case in cases}
-    rounded = {precision: RoundedStar(model, precision) for precision in models if precision in DTYPES}
+    references: dict[str, Rounded] = {precision: rounded(model, precision) for precision in models if precision in DTYPES}
     results: list[ParityResult] = []
 
-    def judge(engine: str, precision: Precision, forward: Forward) -> None:
+    def judge(engine: str, precision: Base, forward: Forward) -> None:
         progress(f"comparing {precision} in {engine} with the checkpoint on {len(cases)} odd inputs")
         results.extend(compare(cases, logits, engine, precision, forward))
 
     def overflow(result: ParityResult) -> str | None:
-        return _overflow(rounded[result.precision], by_name[result.case]) if result.precision in rounded else None
+        reference = references.get(result.precision)
+        return None if reference is None else _overflow(reference, by_name[result.case])
 
     for precision, data in models.items():
-        if precision in rounded:
-            judge("rounding reference", precision, torch_forward(rounded[precision]))
+        if precision in references:
+            judge("rounding reference", precision, torch_forward(references[precision]))
         judge("onnxruntime", precision, onnx_forward(data))
         require_parity(results, overflow)
     return results
@@ -164,7 +170,7 @@ def bundle_bytes(bundle: Bundle) -> int:
     return sum(entry.bytes for entry in bundle.manifest.files.values())
 
 
-def _overflow(rounded: RoundedStar, case: Case) -> str | None:
+def _overflow(rounded: Rounded, case: Case) -> str | None:
     """Where an fp16 model first leaves the numbers it has, None when it does not."""
     module = rounded.first_overflow(torch.from_numpy(case.features), torch.from_numpy(case.cu_seqlens))
     return None if module is None else f"{module} exceeds 65504, the largest fp16 number, on '{case.name}'"
@@ -177,7 +183,20 @@ def _safetensors(weights: dict[str, np.ndarray]) -> bytes:
     return data
 
 
-def _manifest(checkpoint: Checkpoint, path: Path, graphs: dict[Precision, onnx.ModelProto], weights: bytes) -> Manifest:
+def _lower(
+    model: Model, weights: dict[str, np.ndarray], precisions: tuple[Base, ...]
+) -> tuple[dict[Base, onnx.ModelProto], Lowering]:
+    """The graph of each precision: ours for STAR, torch.onnx's for a padded model."""
+    if isinstance(model, Star):
+        config = model.config
+        return {name: build_model(config, weights, name) for name in precisions}, StarLowering(config, weights)
+    graphs: dict[Base, onnx.ModelProto] = {name: trace(model, name) for name in precisions}
+    return graphs, TracedLowering(graphs)
+
+
+def _manifest(
+    checkpoint: Checkpoint, path: Path, graphs: dict[Base, onnx.ModelProto], lowering: Lowering, weights: bytes
+) -> Manifest:
     data, config = checkpoint.data, checkpoint.model.config
     nodes = graphs["fp32"].graph.node
     return Manifest(
@@ -188,7 +207,7 @@ def _manifest(checkpoint: Checkpoint, path: Path, graphs: dict[Precision, onnx.M
         class_names=checkpoint.class_names,
         default_precision=list(graphs)[-1],
         ops=tuple(OpEntry(op, DOMAIN, VERSION, tuple(node.name for node in nodes if node.op_type == op)) for op in OPS),
-        nodes={precision: node_precisions(config, precision) for precision in graphs},
+        nodes={precision: lowering.node_precisions(precision) for precision in graphs},
         source=Source(
             checkpoint_sha256=sha256_of(path),
             data=data.source,

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 SCHEMA = "star-edge/inspect/1"
-# the setting that parameter counts are given for: 9 channels of ntu25, the classes of NTU RGB+D 60
-_COUNTED = ("ntu25", 9, 60)
+# the setting that parameter counts are given for, with the features each model is registered with: the skeleton and the classes
+# of NTU RGB+D 60
+_COUNTED = ("ntu25", 60)
 # the first bytes of an engine; its last four are the builder's version (NVIDIA/TensorRT issue 3073; tried with RTX 1.7.1.116)
 _BUILDERS = {b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
 _ENGINE_HEADER = 28
@@ -211,7 +212,7 @@ def inspect_models() -> ModelsDocument:
     """The registered models."""
     from star_edge.models import MODELS
 
-    return ModelsDocument(models=tuple(ModelSummary(name, config, _parameters(name)) for name, config in MODELS.items()))
+    return ModelsDocument(models=tuple(ModelSummary(name, entry.fields, _parameters(name)) for name, entry in MODELS.items()))
 
 
 def inspect_skeletons() -> SkeletonsDocument:
@@ -391,12 +392,13 @@ def _parameters(name: str) -> int | None:
         import torch
     except ImportError:
         return None
-    from star_edge.models import build_model, model_config
+    from star_edge.models import build_model, model_config, registered
     from star_edge.skeletons import get_skeleton
 
-    layout, channels, classes = _COUNTED
+    layout, classes = _COUNTED
+    channels = registered(name).recipe.get("features", FeatureRecipe()).channels
     with torch.device("meta"):
-        model = build_model(model_config(name, get_skeleton(layout), channels, classes))
+        model = build_model(name, model_config(name, get_skeleton(layout), channels, classes))
     return sum(parameter.numel() for parameter in model.parameters())
 
 

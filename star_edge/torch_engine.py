@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 import numpy as np
 import torch
@@ -11,8 +13,11 @@ from runtime.engine import EngineReport, Mode
 from runtime.errors import InputError, MismatchError, MissingDependencyError
 from runtime.manifest import WEIGHTS, Manifest
 from runtime.packing import check_packed, cu_seqlens_of, unpack
-from star_edge.models.rounded import DTYPES, RoundedStar
-from star_edge.models.star import Star, StarConfig
+from star_edge.models import build_model, parse_config
+from star_edge.models.rounded import DTYPES, rounded
+
+if TYPE_CHECKING:
+    from star_edge.models import Model
 
 
 def precisions(manifest: Manifest) -> tuple[str, ...]:
@@ -44,7 +49,7 @@ def open_engine(
     return TorchEngine(bundle, precision, torch.get_num_threads() if threads is None else threads, mode or "packed")
 
 
-def load_model(bundle: Bundle) -> Star:
+def load_model(bundle: Bundle) -> Model:
     """The bundle's model with its weights, in eval mode; MismatchError when weights and config do not fit."""
     try:
         from safetensors.torch import load
@@ -52,7 +57,8 @@ def load_model(bundle: Bundle) -> Star:
         raise MissingDependencyError("safetensors", "export", "Reading a bundle's weights") from None
     where = bundle.path_of(WEIGHTS)
     try:
-        model = Star(msgspec.convert(bundle.manifest.model.config, StarConfig))
+        name = bundle.manifest.model.name
+        model = build_model(name, parse_config(name, bundle.manifest.model.config))
         model.load_state_dict(load(bundle.read(WEIGHTS)))
     except (msgspec.ValidationError, RuntimeError) as error:
         raise MismatchError(
@@ -76,7 +82,7 @@ class TorchEngine:
             raise InputError("unknown mode of the engine", found=mode, expected="packed or per-clip")
         self.precision, self.threads, self.mode = precision, threads, mode
         self.model = load_model(bundle)
-        self._forward = self.model if precision == "fp32" else RoundedStar(self.model, precision)
+        self._forward = self.model if precision == "fp32" else rounded(self.model, precision)
 
     def run(self, features: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
         """Logits float32 [B, K] of features float32 [F, V, C] with cu_seqlens int32 [B+1]; clips may be empty."""

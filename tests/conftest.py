@@ -207,13 +207,14 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from runtime.features import FeatureRecipe
-    from star_edge.models import build_model, model_config
+    from star_edge.models import star_config
+    from star_edge.models.star import Star
     from star_edge.skeletons import NITE15
     from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, save_checkpoint
 
-    config = model_config("star-64", NITE15, channels=9, classes=5, dim=16, heads=4, layers=2, hidden=24)
+    config = star_config("star-64", NITE15, channels=9, classes=5, dim=16, heads=4, layers=2, hidden=24)
     generator = torch.Generator().manual_seed(0)
-    state = build_model(config).state_dict()
+    state = Star(config).state_dict()
     for name, tensor in state.items():
         if tensor.is_floating_point():
             values = torch.randn(tensor.shape, generator=generator)

@@ -16,7 +16,7 @@ from star_edge import __version__
 from star_edge.bench import cuda
 from star_edge.bench.host import read_host, usable_cores
 from star_edge.bench.jetson import read_jetson
-from star_edge.bench.macs import macs
+from star_edge.bench.macs import macs, padded_macs
 from star_edge.bench.measure import Contender, Plan, Trial
 from star_edge.bench.peak import Peak, measure_fma_peak
 from star_edge.bench.process import EngineProcess, WorkerError
@@ -25,6 +25,7 @@ from star_edge.bench.workloads import DEFAULT_WORKLOADS, Workload, parse_workloa
 from star_edge.engines import ENGINES as BUNDLE_ENGINES
 from star_edge.engines import choice_of_device
 from star_edge.engines import precisions as precisions_of
+from star_edge.models import config_of
 from star_edge.models.config import StarConfig
 
 # engine -> its modes; one that has both is run per clip alone where a workload is a single clip
@@ -250,9 +251,14 @@ def _compare_speeds(results: Sequence[BenchResult], workloads: Sequence[Workload
 
 
 def _entries(bundle: Bundle, workloads: Sequence[Workload]) -> tuple[WorkloadEntry, ...]:
-    config = msgspec.convert(bundle.manifest.model.config, StarConfig)
+    config = config_of(bundle)
+    if isinstance(config, StarConfig):
+        counted = {workload.name: macs(config, workload.rows) for workload in workloads}
+    else:
+        clip = padded_macs(bundle.manifest.model.name, config)
+        counted = {workload.name: workload.clips * clip for workload in workloads}
     return tuple(
-        WorkloadEntry(workload.name, workload.clips, sum(workload.rows), workload.persons, macs(config, workload.rows))
+        WorkloadEntry(workload.name, workload.clips, sum(workload.rows), workload.persons, counted[workload.name])
         for workload in workloads
     )
 

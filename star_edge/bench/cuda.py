@@ -14,12 +14,12 @@ import numpy as np
 
 from runtime.bundle import Bundle
 from runtime.errors import MismatchError
-from star_edge.bench.peers import Peer, checked, clip_by_clip, compile_many_lengths
+from star_edge.bench.peers import Peer, checked, clip_by_clip, compile_many_lengths, star_of
 
 if TYPE_CHECKING:
     import torch
 
-    from star_edge.models.star import Star
+    from star_edge.models import Model
 
 _DEVICE = "cuda"
 
@@ -27,12 +27,12 @@ _DEVICE = "cuda"
 class Form(NamedTuple):
     """A form of the model: what makes it, what to call it, its precisions."""
 
-    make: Callable[[Star], Callable[..., torch.Tensor]]
+    make: Callable[[Model], Callable[..., torch.Tensor]]
     name: str
     precisions: tuple[str, ...]
 
 
-def _compiled(model: Star) -> Callable[..., torch.Tensor]:
+def _compiled(model: Model) -> Callable[..., torch.Tensor]:
     """Kernels chosen by measuring, replayed as CUDA graphs: PyTorch's fastest. Compiled anew for every length."""
     import torch
 
@@ -47,10 +47,10 @@ def _compiled(model: Star) -> Callable[..., torch.Tensor]:
     return call
 
 
-def _scatter(model: Star) -> Callable[..., torch.Tensor]:
+def _scatter(model: Model) -> Callable[..., torch.Tensor]:
     from star_edge.models.pyg import pyg_star
 
-    return pyg_star(model).to(_DEVICE)  # its edges are made on the host
+    return pyg_star(star_of(model)).to(_DEVICE)  # its edges are made on the host
 
 
 # by the names of star_edge.bench.CUDA_ENGINES

@@ -6,13 +6,28 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from star_edge.models.config import StarConfig
+    from star_edge.models.config import PaddedConfig, StarConfig
 
 
 def macs(config: StarConfig, rows: Sequence[int]) -> int:
     """All MACs of clips with the given rows. Additions alone, exponentials and divisions are not counted."""
     per_row = linear_macs(config) + spatial_macs(config) + temporal_macs(config) + gate_macs(config)
     return sum(rows) * per_row + len(rows) * head_macs(config)
+
+
+def padded_macs(name: str, config: PaddedConfig) -> int:
+    """MACs of one clip through a padded model, however long the clip: products and convolutions as torch counts them."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from star_edge.models import build_model
+    from star_edge.models.padded import PaddedModel
+
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model = build_model(name, config).eval()
+        assert isinstance(model, PaddedModel)
+        model.classify(torch.zeros(config.persons, config.channels - 1, config.frames, config.joints))
+    return counter.get_total_flops() // 2
 
 
 def linear_macs(config: StarConfig) -> int:

@@ -15,11 +15,12 @@ import numpy as np
 
 from runtime.bundle import Bundle
 from runtime.engines.onnxruntime import session_options
-from runtime.errors import MissingDependencyError
+from runtime.errors import MismatchError, MissingDependencyError
 from runtime.manifest import model_file
 from runtime.packing import check_packed, cu_seqlens_of, unpack
 
 if TYPE_CHECKING:
+    from star_edge.models import Model
     from star_edge.models.star import Star
 
 # features float32 [F, V, C], cu_seqlens int32 [B+1] -> logits float32 [B, K]
@@ -46,7 +47,7 @@ def _torch_pyg(bundle: Bundle, precision: str, threads: int) -> Peer:
     from star_edge.models.pyg import pyg_star
 
     kernels = ", ".join(f"{package} {version(package)}" for package in ("torch-scatter", "torch-sparse"))
-    call = _torch_call(pyg_star(_torch_model(bundle, threads)))
+    call = _torch_call(pyg_star(star_of(_torch_model(bundle, threads))))
     return Peer(checked(bundle, call), "fp32", f"torch {torch.__version__}, {kernels}")
 
 
@@ -161,13 +162,22 @@ def clip_by_clip(bundle: Bundle, call: Forward) -> Forward:
     return checked(bundle, run)
 
 
-def _torch_model(bundle: Bundle, threads: int) -> Star:
+def _torch_model(bundle: Bundle, threads: int) -> Model:
     import torch
 
     from star_edge.torch_engine import load_model
 
     torch.set_num_threads(threads)
     return load_model(bundle)
+
+
+def star_of(model: Model) -> Star:
+    """The model, if it is a STAR; MismatchError for another, which has no scatter form."""
+    from star_edge.models.star import Star
+
+    if not isinstance(model, Star):
+        raise MismatchError("torch-scatter and torch-sparse are in STAR's own form alone", found=type(model).__name__)
+    return model
 
 
 def _torch_call(forward: Callable[..., Any]) -> Forward:
@@ -182,7 +192,7 @@ def _torch_call(forward: Callable[..., Any]) -> Forward:
     return call
 
 
-def _torch_export(model: Star, rows: int | None = None) -> bytes:
+def _torch_export(model: Model, rows: int | None = None) -> bytes:
     """ONNX of the model for one clip of so many rows, or of any number; ``cu_seqlens`` may be missing from its inputs."""
     import torch
 

@@ -49,6 +49,10 @@ class TrainReport(msgspec.Struct, frozen=True):
 @click.option("--epochs", type=click.IntRange(min=1), help="In place of the recipe's.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="In place of the recipe's.")
 @click.option("--frames-per-batch", type=click.IntRange(min=1), help="In place of the recipe's.")
+@click.option("--frames", type=click.IntRange(min=1),
+              help="Frames that a padded model brings every clip to; its authors' number if left out.")  # fmt: skip
+@click.option("--persons", type=click.IntRange(min=1),
+              help="Persons that a padded model makes room for; as many as the clips have if left out.")  # fmt: skip
 @click.option(
     "--accumulate", type=click.IntRange(min=1), help="Batches whose gradients make one step; in place of the recipe's."
 )
@@ -75,6 +79,8 @@ def command(
     epochs: int | None,
     lr: float | None,
     frames_per_batch: int | None,
+    frames: int | None,
+    persons: int | None,
     accumulate: int | None,
     amp: str | None,
     teacher_path: Path | None,
@@ -113,7 +119,7 @@ def command(
     changes = {"epochs": epochs, "lr": lr, "frames_per_batch": frames_per_batch, "accumulate": accumulate, "amp": amp}
     trainer: Trainer
     if start:
-        _refuse("model_name", "attention", "recipe_name", "fit", "accumulate", "amp", "teacher_path")
+        _refuse("model_name", "attention", "recipe_name", "fit", "frames", "persons", "accumulate", "amp", "teacher_path")
         if group.size > 1 or group.device.type != "cpu":
             raise click.UsageError("--qat runs in one process, on the CPU: --device cpu, and no torchrun")
         import_modelopt("torch")  # said before the work, not after it
@@ -121,7 +127,8 @@ def command(
 
         trainer = QatTrainer.of(start, data, split, out, output.seed, **changes)
     elif data:
-        recipe = get_recipe(recipe_name, **changes)
+        _refuse_for_the_other_kind(model_name)
+        recipe = get_recipe(recipe_name, model_name, frames=frames, persons=persons, **changes)
         task = Task.of(open_dataset(data), split, tuple(fit.split("+")))
         teacher = Teacher(teacher_path, group.device) if teacher_path else None
         trainer = Trainer(task, model_name, recipe, out, output.seed, attention, teacher, group)
@@ -149,13 +156,23 @@ def _say_what_begins(trainer: Trainer, output: Output) -> None:
     )
 
 
-def _refuse(*parameters: str) -> None:
-    """UsageError for an option that --qat leaves without effect."""
+def _refuse_for_the_other_kind(model_name: str) -> None:
+    """UsageError for an option that says nothing to this model."""
+    from star_edge.models import registered
+
+    if registered(model_name).padded:
+        _refuse("attention", why=f"is STAR's, and {model_name} has no such choice")
+    else:
+        _refuse("frames", "persons", why=f"has no effect on {model_name}, which takes clips as long as they are")
+
+
+def _refuse(*parameters: str, why: str = "has no effect with --qat, which goes on from its checkpoint") -> None:
+    """UsageError for an option that is left without effect."""
     context = click.get_current_context()
     options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     for name in parameters:
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise click.UsageError(f"{options[name]} has no effect with --qat, which goes on from its checkpoint")
+            raise click.UsageError(f"{options[name]} {why}")
 
 
 def run_with_progress(trainer: Trainer, output: Output) -> None:

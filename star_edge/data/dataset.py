@@ -167,10 +167,12 @@ class Clips(Sequence[Clip]):
 
     Attributes:
         lengths: int32 [N], rows of each.
+        persons: int64 [N], how many are in each.
     """
 
     def __init__(self, dataset: Dataset, indices: np.ndarray) -> None:
         self.lengths = dataset.lengths[indices]
+        self.persons = (dataset.person_lengths[indices] > 0).sum(1)
         self._dataset, self._indices = dataset, indices
 
     def __len__(self) -> int:

@@ -28,7 +28,7 @@ class Padding(nn.Module):
         place, there = self._places(length[..., None])
         low = place.long()
         high = torch.minimum(low + 1, length[..., None] - 1)
-        share = (place - low)[..., None, None]
+        share = (place - low)[..., None, None].to(features.dtype)
         coordinates = features[..., :-1]
         rows = torch.cat([coordinates.new_zeros(1, *coordinates.shape[1:]), coordinates])  # row 0 for what is not there
 
@@ -83,13 +83,16 @@ class PaddedModel(nn.Module):
         raise NotImplementedError
 
     def forward(self, features: Tensor, cu_seqlens: Tensor) -> Tensor:
-        x = self.encode(self.normalised(self.padding(features, cu_seqlens)).to(self.output.weight.dtype))
-        pooled = x.mean((2, 3)).unflatten(0, (-1, self.config.persons)).mean(1)
-        return self.output(self.dropout(pooled)).float()
+        return self.classify(self.normalised(self.padding(features, cu_seqlens)).to(self.output.weight.dtype)).float()
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Normalised x [B * M, C, T, V] -> logits [B, K]; all that may be computed in less than float32."""
+        pooled = self.encode(x).mean((2, 3)).unflatten(0, (-1, self.config.persons)).mean(1)
+        return self.output(self.dropout(pooled))
 
     def normalised(self, x: Tensor) -> Tensor:
         """x [B, M, T, V, C] -> [B * M, C, T, V]."""
-        persons, frames, joints, channels = x.shape[1:]
+        _, _, frames, joints, channels = x.shape
         x = x.permute(0, 1, 3, 4, 2)  # [B, M, V, C, T]
         x = self.input_norm(x.reshape(-1, self.input_norm.num_features, frames))
         return x.reshape(-1, joints, channels, frames).permute(0, 2, 3, 1).contiguous()

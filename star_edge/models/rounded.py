@@ -9,6 +9,7 @@ LayerNorm, the segmented linear attention, the means and the gate of the context
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +20,38 @@ from star_edge.ops.segmented_linear_attention.packed import segmented_linear_att
 from star_edge.ops.segmented_positions.packed import segmented_positions
 from star_edge.ops.segments import clip_of_row, segment_mean
 
+if TYPE_CHECKING:
+    from star_edge.models import Model
+
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 # called with the module path and each tensor after rounding
 Watch = Callable[[str, Tensor], None]
+
+
+class Rounded(Protocol):
+    """A model with its weights rounded; call it like the model.
+
+    Attributes:
+        dtype: what is rounded to.
+    """
+
+    dtype: torch.dtype
+
+    def __call__(self, features: Tensor, cu_seqlens: Tensor, watch: Watch | None = None) -> Tensor:
+        """Logits float32 [B, K] of features float32 [F, V, C], cu_seqlens int32 [B+1]; ``watch`` sees each module's output."""
+
+    def first_overflow(self, features: Tensor, cu_seqlens: Tensor) -> str | None:
+        """Path of the first module with a weight or output that is not finite on these clips, None when all are."""
+
+
+def rounded(model: Model, precision: str) -> Rounded:
+    """The rounding reference of a model, for ``fp16`` or ``bf16``."""
+    if isinstance(model, Star):
+        return RoundedStar(model, precision)
+    from star_edge.models.rounded_padded import RoundedPadded
+
+    return RoundedPadded(model, precision)
 
 
 class RoundedStar:

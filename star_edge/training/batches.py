@@ -133,6 +133,12 @@ def deal(rows: np.ndarray, hands: int) -> list[np.ndarray]:
     return [np.array(sorted(part), dtype=np.int64) for part in parts]
 
 
+def most_persons(clips: Sequence[Clip]) -> int:
+    """The most persons of any clip, without reading the clips of a dataset; 1 for no clips."""
+    persons = clips.persons if isinstance(clips, Clips) else [len(clip.person_lengths) for clip in clips]
+    return int(max(persons, default=1))
+
+
 def rows_of(clips: Sequence[Clip]) -> np.ndarray:
     """Rows of each clip [N], without reading the clips of a dataset."""
     return clips.lengths if isinstance(clips, Clips) else np.array([len(clip) for clip in clips])

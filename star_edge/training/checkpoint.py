@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
@@ -17,16 +17,24 @@ from runtime.files import write_atomic
 from runtime.readers.decoding import reason_of
 from runtime.skeleton import Skeleton
 from star_edge import __version__
-from star_edge.models.star import Star, StarConfig
+from star_edge.models import ModelConfig, build_model, parse_config
+from star_edge.models.config import StarConfig
+
+if TYPE_CHECKING:
+    from star_edge.models import Model
 
 SCHEMA = "star-edge/checkpoint/1"
 
 
 class ModelEntry(msgspec.Struct, frozen=True):
-    """Registered name and shape of the model."""
+    """Registered name and shape of the model: a ``ModelConfig``, of the type that goes with the name."""
 
     name: str
-    config: StarConfig
+    config: Any
+
+    def __post_init__(self) -> None:
+        if isinstance(self.config, dict):  # from a file, where only the name tells what the fields are
+            msgspec.structs.force_setattr(self, "config", parse_config(self.name, self.config))
 
 
 class DataEntry(msgspec.Struct, frozen=True):
@@ -145,9 +153,9 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     return checkpoint
 
 
-def build_from_checkpoint(checkpoint: Checkpoint) -> Star:
+def build_from_checkpoint(checkpoint: Checkpoint) -> Model:
     """The checkpoint's model with its weights, in eval mode."""
-    model = Star(checkpoint.model.config)
+    model = build_model(checkpoint.model.name, checkpoint.model.config)
     model.load_state_dict(checkpoint.state_dict)
     return model.eval()
 
@@ -167,7 +175,7 @@ def _check_schema(schema: object, path: Path) -> None:
 
 
 def _check_weights(checkpoint: Checkpoint, path: Path) -> None:
-    config = checkpoint.model.config
+    config: ModelConfig = checkpoint.model.config
     skeleton, features, classes = checkpoint.skeleton, checkpoint.features, checkpoint.class_names
     found = (config.joints, config.channels, config.classes)
     if found != (skeleton.num_joints, features.channels, len(classes)):
@@ -177,7 +185,9 @@ def _check_weights(checkpoint: Checkpoint, path: Path) -> None:
             found=f"model for (joints, channels, classes) = {found}",
             expected=f"{(skeleton.num_joints, features.channels, len(classes))} from skeleton, features and class names",
         )
-    if config.layers > len(checkpoint.state_dict):  # a model of millions of layers is not built to find that out
+    if isinstance(config, StarConfig) and config.layers > len(
+        checkpoint.state_dict
+    ):  # a model of millions of layers is not built to find that out
         raise InputError(
             "checkpoint has fewer weights than layers",
             where=path,
@@ -185,7 +195,9 @@ def _check_weights(checkpoint: Checkpoint, path: Path) -> None:
             expected="several weights a layer",
         )
     with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in Star(config).state_dict().items()}
+        expected = {
+            name: tuple(tensor.shape) for name, tensor in build_model(checkpoint.model.name, config).state_dict().items()
+        }
     for name in sorted(expected.keys() | checkpoint.state_dict.keys()):
         tensor = checkpoint.state_dict.get(name)
         shape = None if tensor is None else tuple(tensor.shape)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from calibration.histograms import AMAX_FLOOR, Histograms
 from calibration.modelopt import import_modelopt, quiet
@@ -39,7 +39,7 @@ def insert_quantisers(model: Star) -> None:
         product.input_quantizer.amax = torch.tensor(1.0)
 
 
-def quantised_products(model: Star) -> dict[str, Any]:
+def quantised_products(model: nn.Module) -> dict[str, Any]:
     """Path of each module whose input and weight are quantised -> the module."""
     return {
         path: module
@@ -48,20 +48,20 @@ def quantised_products(model: Star) -> dict[str, Any]:
     }
 
 
-def set_ranges(model: Star, ranges: Mapping[str, float]) -> None:
+def set_ranges(model: nn.Module, ranges: Mapping[str, float]) -> None:
     """Set the ranges of inputs: calibration key (``layers.0.spatial.qkv.in``) -> amax."""
     products = quantised_products(model)
     for key, amax in ranges.items():
         products[key.removesuffix(".in")].input_quantizer.amax = torch.tensor(amax)
 
 
-def get_ranges(model: Star) -> dict[str, float]:
+def get_ranges(model: nn.Module) -> dict[str, float]:
     """The ranges of inputs by calibration key."""
     return {f"{module}.in": float(product.input_quantizer.amax) for module, product in quantised_products(model).items()}
 
 
 @torch.no_grad()
-def find_ranges(model: Star, batches: Callable[[], Batches]) -> dict[str, float]:
+def find_ranges(model: nn.Module, batches: Callable[[], Batches]) -> dict[str, float]:
     """Ranges with the least squared error over features [F, V, C] and cu_seqlens [B+1] of ``batches``, from the float model.
 
     Two passes, as in calibration: the largest magnitudes, then histograms of them.
@@ -77,7 +77,7 @@ def find_ranges(model: Star, batches: Callable[[], Batches]) -> dict[str, float]
     return {key: max(histograms.range_by("mse", key), AMAX_FLOOR) for key in amax}
 
 
-def show_inputs(model: Star, batches: Batches, see: Callable[[str, Tensor], None]) -> None:
+def show_inputs(model: nn.Module, batches: Batches, see: Callable[[str, Tensor], None]) -> None:
     """Run the float model in eval mode and show ``see`` the input of each quantised module."""
     training = model.training
     with contextlib.ExitStack() as stack:

@@ -21,9 +21,8 @@ from runtime.clip import Clip
 from runtime.errors import GateError, InputError, MismatchError
 from runtime.skeleton import Skeleton
 from star_edge.data import Dataset
-from star_edge.models import model_config
-from star_edge.models.star import Star
-from star_edge.training.batches import AugmentedBatches, Batch
+from star_edge.models import build_model, model_config, registered
+from star_edge.training.batches import AugmentedBatches, Batch, most_persons
 from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, load_torch, save_checkpoint, save_torch
 from star_edge.training.distillation import Teacher, distillation_loss
 from star_edge.training.evaluate import model_logits, top_k_accuracy
@@ -202,22 +201,28 @@ class Trainer:
 
     def _entry(self, model_name: str, attention: Any) -> ModelEntry:
         """Name and shape of the model to train."""
-        recipe = self.recipe
-        config = model_config(
-            model_name,
-            self.task.skeleton,
-            recipe.features.channels,
-            len(self.task.class_names),
-            attention=attention,
-            dropout=recipe.dropout,
-            attention_dropout=recipe.attention_dropout,
-            head_dropout=recipe.head_dropout,
-        )
-        return ModelEntry(model_name, config)
+        recipe, task = self.recipe, self.task
+        sizes = (task.skeleton, recipe.features.channels, len(task.class_names))
+        fields: dict[str, Any] = {"dropout": recipe.dropout}
+        if registered(model_name).padded:
+            if recipe.features.channels not in (4, 10):
+                raise InputError(
+                    f"{model_name} has to tell persons apart",
+                    found=f"a recipe with {recipe.features.channels} channels",
+                    expected="4 or 10 channels, of which the last is the person's number",
+                )
+            fields |= {"persons": recipe.persons or most_persons(task.fit), "frames": recipe.frames}
+        else:
+            fields |= {
+                "attention": attention,
+                "attention_dropout": recipe.attention_dropout,
+                "head_dropout": recipe.head_dropout,
+            }
+        return ModelEntry(model_name, model_config(model_name, *sizes, **fields))
 
-    def _build(self) -> Star:
+    def _build(self) -> nn.Module:
         """The model to begin with."""
-        return Star(self.model_entry.config)
+        return build_model(self.model_entry.name, self.model_entry.config)
 
     def _identity(self) -> dict[str, Any]:
         """What has to be equal for a run to be the continuation of another."""

@@ -15,6 +15,7 @@ from calibration.selection import stratified
 from runtime.errors import InputError, MismatchError
 from runtime.files import sha256_of
 from star_edge.data.recorded import Recorded, open_recorded
+from star_edge.models.config import StarConfig
 from star_edge.models.star import Star
 from star_edge.training.batches import packed_batches, rows_of
 from star_edge.training.checkpoint import Checkpoint, ModelEntry, QuantisationEntry, load_checkpoint
@@ -61,6 +62,14 @@ class QatTrainer(Trainer):
         if path.resolve() == (out / "ckpt.pt").resolve():
             raise InputError("the checkpoint to begin with would be overwritten", where=path, hint="another --out")
         start = load_checkpoint(path)
+        if not isinstance(start.model.config, StarConfig):
+            raise InputError(
+                "only STAR is trained with its INT8 faked",
+                where=path,
+                found=start.model.name,
+                expected="star-64 or star-128",
+                hint="star-edge export and star-edge calibrate need no training",
+            )
         trained = start.data
         if split not in (None, trained.split):
             raise MismatchError("the model was trained on another split", where=path, found=split, expected=trained.split)

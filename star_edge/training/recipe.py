@@ -11,6 +11,7 @@ import msgspec
 from runtime.errors import InputError
 from runtime.features import FeatureRecipe
 from runtime.readers.decoding import JSON_ERRORS
+from star_edge.models import registered
 
 
 class Augmentation(msgspec.Struct, frozen=True):
@@ -53,6 +54,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         amp: ``bf16`` computes products in bfloat16, with weights and sums in float32.
         clip_norm: largest gradient norm, 0 for none.
         ema: decay per step of the averaged weights that are evaluated and saved, 0 for none.
+        frames, persons: that a padded model brings every clip to; None for as many as its authors take, and as the data has.
         distillation: where there is a teacher, the part of the loss that compares with it, at ``temperature``.
     """
 
@@ -74,6 +76,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dropout: float = 0.2
     attention_dropout: float = 0.0
     head_dropout: float = 0.3
+    frames: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    persons: Annotated[int, msgspec.Meta(ge=1)] | None = None
     distillation: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     temperature: Annotated[float, msgspec.Meta(gt=0)] = 2.0
     features: FeatureRecipe = FeatureRecipe()
@@ -112,10 +116,14 @@ QAT: dict[str, Any] = {"name": "qat", "epochs": 8, "schedule": "cosine", "lr": 1
 RECIPES = {recipe.name: recipe for recipe in (DEFAULT, PAPER)}
 
 
-def get_recipe(name_or_path: str, **overrides: Any) -> Recipe:
-    """A named recipe or one from a JSON file (missing fields as in ``default``), with fields that are not None replaced."""
+def get_recipe(name_or_path: str, model: str = "star-64", **overrides: Any) -> Recipe:
+    """A named recipe or one from a JSON file (missing fields as in ``default``), with fields that are not None replaced.
+
+    What ``model`` is registered to be trained with comes before a named recipe and before what a file does not say.
+    """
+    own = registered(model).recipe
     if name_or_path in RECIPES:
-        recipe = RECIPES[name_or_path]
+        recipe = msgspec.structs.replace(RECIPES[name_or_path], **own)
     else:
         path = Path(name_or_path)
         if not path.is_file():
@@ -125,7 +133,9 @@ def get_recipe(name_or_path: str, **overrides: Any) -> Recipe:
             )
         try:
             given = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-            recipe = msgspec.convert({**msgspec.to_builtins(DEFAULT), "name": path.stem, **given}, Recipe)
+            recipe = msgspec.convert(
+                {**msgspec.to_builtins(msgspec.structs.replace(DEFAULT, **own)), "name": path.stem, **given}, Recipe
+            )
         except JSON_ERRORS as error:
             raise InputError(f"cannot read the recipe: {error}", where=path) from None
     return _replaced(recipe, overrides)

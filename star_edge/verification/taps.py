@@ -13,7 +13,7 @@ from runtime.bundle import Bundle
 from runtime.engines.onnxruntime import session_options
 from runtime.errors import InputError
 from runtime.manifest import model_file
-from star_edge.models.rounded import RoundedStar, Watch
+from star_edge.models.rounded import Watch, rounded
 from star_edge.torch_engine import load_model
 
 LOGITS = "head.output"
@@ -77,7 +77,7 @@ class TorchTap:
     @torch.no_grad()
     def _run(self, watch: Watch, features: Tensor, cu_seqlens: Tensor) -> None:
         if self._precision != "fp32":
-            RoundedStar(self._model, self._precision)(features, cu_seqlens, watch)
+            rounded(self._model, self._precision)(features, cu_seqlens, watch)
             return
         hooks = [
             module.register_forward_hook(lambda _module, _inputs, output, path=path: watch(path, output))

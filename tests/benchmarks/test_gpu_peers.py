@@ -7,7 +7,8 @@ import pytest
 import torch
 from gpu_peers import BONES, JOINTS, MIDDLE, Peer, StGcn, edges_within
 
-from star_edge.models import build_model, model_config
+from star_edge.models import star_config
+from star_edge.models.star import Star
 from star_edge.skeletons import NTU25
 
 
@@ -16,8 +17,8 @@ from star_edge.skeletons import NTU25
 @pytest.mark.parametrize("form", ["scatter", "dense"])
 def test_peers_compute_the_model(form: str, lengths: list[int], name: str) -> None:
     torch.manual_seed(0)
-    config = model_config(name, NTU25, 9, 5)
-    model = build_model(config).double().eval()
+    config = star_config(name, NTU25, 9, 5)
+    model = Star(config).double().eval()
     features = torch.randn(sum(lengths), 25, 9, dtype=torch.float64)
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
     peer = Peer(dict(model.state_dict()), config.edges, lengths, form, config.layers)

@@ -96,7 +96,7 @@ def make_bundle(small_data: Path, tmp_path: Path) -> Callable[..., Path]:
         meta = Dataset.open(small_data).meta
         manifest = Manifest(
             star_edge_version="0.1.0",
-            model=ModelEntry("star-16", msgspec.to_builtins(config)),
+            model=ModelEntry("star-64", msgspec.to_builtins(config)),
             skeleton=SKELETON,
             features=FeatureRecipe(),
             class_names=CLASSES,

@@ -13,12 +13,11 @@ import onnx
 import pytest
 
 from calibration import analyze
-from calibration.int8 import model_config
 from calibration.mixed import kind_of
 from calibration.ptq import quantised_products
 from calibration.report import LayerLatency, SensitivityReport
 from calibration.score import noise_share
-from exporters.onnx.graph import quantised_modules
+from exporters.onnx.lowering import lowering_of
 from runtime.bundle import Bundle
 from runtime.packing import cu_seqlens_of
 from star_edge.data import Dataset
@@ -188,7 +187,7 @@ def test_where_float_wins_it_says_so_and_changes_nothing(
     calibrated: Callable[..., Path], star_edge: Callable[..., tuple[int, str, str]], saving: Callable[..., None]
 ):
     path = calibrated("fp16")
-    kinds = {kind_of(module) for module in quantised_modules(model_config(Bundle.open(path)))}
+    kinds = {kind_of(module) for module in lowering_of(Bundle.open(path)).quantised_modules}
     saving(dict.fromkeys(kinds, -1.0))
     before = Bundle.open(path).manifest
     code, out, _ = star_edge("analyze", *OPTIONS, "--apply")

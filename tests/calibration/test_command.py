@@ -17,6 +17,7 @@ from calibration import calibrate, int8
 from calibration.histograms import METHODS
 from calibration.ptq import quantised_products
 from calibration.report import RangesReport
+from exporters.onnx import graph
 from runtime.bundle import Bundle
 from runtime.errors import MismatchError
 from runtime.features import compute_features
@@ -176,7 +177,7 @@ class TestWithModelopt:
     ):
         path = make_bundle()
         before = contents(path)
-        build = int8.build_model
+        build = graph.build_model
 
         def poisoned(*arguments: Any) -> onnx.ModelProto:
             model = build(*arguments)
@@ -184,7 +185,7 @@ class TestWithModelopt:
             bias.CopyFrom(onnx.numpy_helper.from_array(np.full(3, np.nan, dtype=np.float32), bias.name))
             return model
 
-        monkeypatch.setattr(int8, "build_model", poisoned)
+        monkeypatch.setattr(graph, "build_model", poisoned)
         code, _, err = command("--samples", 3, "--method", "max")
         assert code == 2
         assert "NaN or infinity" in err

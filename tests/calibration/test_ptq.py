@@ -12,12 +12,12 @@ import pytest
 
 from calibration.calibrate import collect, make_table
 from calibration.histograms import AMAX_FLOOR, METHODS
-from calibration.int8 import make_int8_model, model_config
+from calibration.int8 import make_int8_model
 from calibration.modelopt import import_modelopt
 from calibration.ptq import check_quantised, check_with_modelopt, quantised_products
 from calibration.ranges import largest_magnitudes
 from calibration.reader import ClipReader
-from exporters.onnx.graph import quantised_modules, recorded_tensors
+from exporters.onnx.lowering import lowering_of
 from runtime.bundle import Bundle
 from runtime.errors import MismatchError, MissingDependencyError
 from runtime.features import FeatureRecipe
@@ -34,16 +34,16 @@ def model(small_bundle: Bundle) -> onnx.ModelProto:
 @pytest.fixture
 def inputs(small_bundle: Bundle) -> dict[str, str]:
     """Module to quantise -> the tensor that enters it."""
-    config = model_config(small_bundle)
-    return {module: recorded_tensors(config)[f"{module}.in"] for module in quantised_modules(config)}
+    lowering = lowering_of(small_bundle)
+    return {module: lowering.recorded_tensors[f"{module}.in"] for module in lowering.quantised_modules}
 
 
 def test_ranges_do_not_depend_on_the_order_of_the_clips(small_bundle, model, small_data, reader):
     dataset = Dataset.open(small_data)
     shuffled = np.random.default_rng(1).permutation(dataset.indices("xsub", "train"))
-    config = model_config(small_bundle)
-    one, two = (collect(model, config, order) for order in (reader, ClipReader(dataset, shuffled, FeatureRecipe())))
-    assert one.amax.keys() == set(recorded_tensors(config).values())
+    lowering = lowering_of(small_bundle)
+    one, two = (collect(model, lowering, order) for order in (reader, ClipReader(dataset, shuffled, FeatureRecipe())))
+    assert one.amax.keys() == set(lowering.recorded_tensors.values())
     for method in METHODS:
         assert [one.range_by(method, name) for name in one.amax] == [two.range_by(method, name) for name in one.amax]
 
@@ -82,7 +82,7 @@ def test_our_graph_and_modelopts_quantise_the_same_products_with_the_same_scales
 
 def table_of(bundle, reader, method):
     model = onnx.load_model_from_string(bundle.read("model.fp32.onnx"))
-    return make_table(bundle, collect(model, model_config(bundle), reader), method, 99.9, reader.names, 24)
+    return make_table(bundle, collect(model, lowering_of(bundle), reader), method, 99.9, reader.names, 24)
 
 
 def test_a_tensor_that_is_zero_on_every_clip_gets_the_floor(make_bundle, reader, inputs):

@@ -158,14 +158,15 @@ def _checkpoint(path: Path) -> bytes:
     import torch
 
     from runtime.features import FeatureRecipe
-    from star_edge.models import build_model, model_config
+    from star_edge.models import star_config
+    from star_edge.models.star import Star
     from star_edge.skeletons import NITE15
     from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, save_checkpoint
 
-    config = model_config("star-64", NITE15, channels=3, classes=2, dim=4, heads=1, layers=1, hidden=4)
+    config = star_config("star-64", NITE15, channels=3, classes=2, dim=4, heads=1, layers=1, hidden=4)
     torch.manual_seed(0)
     save_checkpoint(
-        Checkpoint(ModelEntry("star-64", config), build_model(config).state_dict(), NITE15, FeatureRecipe(channels=3),
+        Checkpoint(ModelEntry("star-64", config), Star(config).state_dict(), NITE15, FeatureRecipe(channels=3),
                    ("wave", "kick"), DataEntry("", "small", "xsub")), path)  # fmt: skip
     return path.read_bytes()
 

@@ -17,8 +17,7 @@ from runtime.golden import Golden
 from runtime.manifest import Manifest, ModelEntry, OpEntry
 from runtime.packing import cu_seqlens_of, pack, unpack
 from runtime.tolerances import TOLERANCES, relative_error
-from star_edge.models import build_model as build_star
-from star_edge.models import model_config
+from star_edge.models import star_config
 from star_edge.models.star import Star
 from star_edge.skeletons import get_skeleton
 
@@ -33,7 +32,7 @@ OPS = {
 @pytest.fixture(scope="module")
 def star() -> Star:
     torch.manual_seed(0)
-    return build_star(model_config("star-64", get_skeleton("nite15"), 9, 6, layers=1)).eval()
+    return Star(star_config("star-64", get_skeleton("nite15"), 9, 6, layers=1)).eval()
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,9 @@ from runtime.errors import InputError, MismatchError
 from runtime.features import FeatureRecipe, compute_features
 from runtime.tolerances import TOLERANCES, relative_error
 from star_edge.export import torch_forward
-from star_edge.models import build_model as build_initialised
-from star_edge.models import model_config, naive
+from star_edge.models import naive, star_config
 from star_edge.models.rounded import RoundedStar
-from star_edge.models.star import StarConfig
+from star_edge.models.star import Star, StarConfig
 from star_edge.skeletons import NITE15, NTU25
 from star_edge.training.checkpoint import build_from_checkpoint, load_checkpoint
 
@@ -144,8 +143,8 @@ def test_torch_equals_the_naive_reference(golden, reference, random_checkpoint):
 def test_full_size_models_equal_the_naive_reference(name):
     """The published shapes, on every golden clip: torch, the rounding reference and every graph in ONNX Runtime."""
     torch.manual_seed(0)
-    config = model_config(name, NTU25, channels=9, classes=60)
-    model = build_initialised(config).eval()
+    config = star_config(name, NTU25, channels=9, classes=60)
+    model = Star(config).eval()
     weights = {path: tensor.numpy() for path, tensor in model.state_dict().items()}
     joints, cu_seqlens, person_lengths = pack_clips(golden_clips(NTU25))
     inputs = compute_features(joints, person_lengths, NTU25, FeatureRecipe()), cu_seqlens

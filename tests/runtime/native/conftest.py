@@ -20,7 +20,7 @@ from runtime.golden import Golden
 from runtime.manifest import CALIBRATION, GOLDEN, WEIGHTS, Manifest, ModelEntry, model_file
 from runtime.packing import cu_seqlens_of
 from runtime.tolerances import TOLERANCES
-from star_edge.models import build_model, model_config, naive
+from star_edge.models import naive, star_config
 from star_edge.models.star import Star, StarConfig
 from star_edge.skeletons import get_skeleton
 
@@ -72,7 +72,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     ) -> Made:
         layout = get_skeleton(skeleton)
         shape = {"dim": 16, "heads": 4, "layers": 2, "hidden": 24}
-        config = msgspec.structs.replace(model_config("star-64", layout, channels, classes, **shape), **changes)
+        config = msgspec.structs.replace(star_config("star-64", layout, channels, classes, **shape), **changes)
         weights = random_weights(config, seed)
         path = tmp_path_factory.mktemp("native") / "random.star"
         writer = BundleWriter(path)
@@ -121,7 +121,7 @@ def random_weights(config: StarConfig, seed: int) -> dict[str, np.ndarray]:
     """A state dict in which every tensor matters: gains and statistics are no ones and zeros."""
     rng = np.random.default_rng(seed)
     weights = {}
-    for name, tensor in build_model(config).state_dict().items():
+    for name, tensor in Star(config).state_dict().items():
         shape = tuple(tensor.shape)
         if not tensor.is_floating_point():
             weights[name] = tensor.numpy()
@@ -134,7 +134,7 @@ def random_weights(config: StarConfig, seed: int) -> dict[str, np.ndarray]:
 
 def loaded(config: StarConfig, weights: dict[str, np.ndarray]) -> Star:
     """The model in torch."""
-    model = build_model(config).eval()
+    model = Star(config).eval()
     model.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in weights.items()})
     return model
 

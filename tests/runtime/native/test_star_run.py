@@ -325,14 +325,15 @@ def ntu_bundle(folder: Path) -> Path:
     """Bundle of a small STAR on ``ntu25`` with random weights."""
     from runtime.features import FeatureRecipe
     from star_edge.export import export_checkpoint
-    from star_edge.models import build_model, model_config
+    from star_edge.models import star_config
+    from star_edge.models.star import Star
     from star_edge.skeletons import NTU25
     from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, save_checkpoint
 
-    config = model_config("star-64", NTU25, channels=9, classes=5, dim=16, heads=4, layers=2, hidden=24)
+    config = star_config("star-64", NTU25, channels=9, classes=5, dim=16, heads=4, layers=2, hidden=24)
     checkpoint = Checkpoint(
         model=ModelEntry("star-64", config),
-        state_dict=build_model(config).state_dict(),
+        state_dict=Star(config).state_dict(),
         skeleton=NTU25,
         features=FeatureRecipe(),
         class_names=tuple("abcde"),

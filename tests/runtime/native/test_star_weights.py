@@ -13,11 +13,12 @@ from cuda_devices import open_device
 from runtime.native.cuda import library as cuda
 from runtime.native.cuda.library import HERE, Sizes, Weights
 from runtime.native.cuda.star_weights import pack_weights
-from star_edge.models import build_model, model_config
+from star_edge.models import star_config
+from star_edge.models.star import Star
 from star_edge.skeletons import NTU25
 
 HEADER = HERE / "star_model.h"
-CONFIG = model_config("star-64", NTU25, 9, 5)
+CONFIG = star_config("star-64", NTU25, 9, 5)
 
 
 def fragment_product(rows: np.ndarray, packed: np.ndarray) -> np.ndarray:
@@ -51,7 +52,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, np.ndarray]:
-    return {name: value.double().numpy() for name, value in build_model(CONFIG).state_dict().items()}
+    return {name: value.double().numpy() for name, value in Star(CONFIG).state_dict().items()}
 
 
 def sizes_of(edges: int) -> Sizes:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from star_edge.bench.macs import gate_macs, head_macs, linear_macs, macs, spatial_macs, temporal_macs
-from star_edge.models import model_config
+from star_edge.models import star_config
 from star_edge.skeletons import get_skeleton
 
 
 def config(name: str, **options: object):
-    return model_config(name, get_skeleton("ntu25"), 9, 60, **options)
+    return star_config(name, get_skeleton("ntu25"), 9, 60, **options)
 
 
 @pytest.mark.parametrize(("name", "millions"), [("star-64", 5.134), ("star-128", 20.49)])
@@ -48,10 +48,10 @@ def test_torch_counts_the_same_linear_work():
     torch = pytest.importorskip("torch")
     from torch.utils.flop_counter import FlopCounterMode
 
-    from star_edge.models import build_model
+    from star_edge.models.star import Star
 
     star = config("star-64")
-    model = build_model(star).eval()
+    model = Star(star).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.randn(20, 25, 9), torch.tensor([0, 20], dtype=torch.int32))
     dense = counter.get_total_flops() // 2  # the packed form: 625 pairs, and U with the column of ones

@@ -14,11 +14,11 @@ from runtime.bundle import Bundle
 from runtime.errors import InputError, MismatchError
 from star_edge.bench.macs import macs
 from star_edge.bench.roofline import PRECISIONS, Prediction, PredictionReport, Work, board_states, count_work, predict
-from star_edge.models import model_config
+from star_edge.models import star_config
 from star_edge.models.config import StarConfig
 from star_edge.skeletons import get_skeleton
 
-CONFIG = model_config("star-64", get_skeleton("ntu25"), 9, 60)
+CONFIG = star_config("star-64", get_skeleton("ntu25"), 9, 60)
 
 
 def kernels(config: StarConfig, rows: int, width: int, quantised: int) -> int:
@@ -66,9 +66,9 @@ def test_every_mac_is_done_somewhere(precision):
 
 def test_weights_are_counted_as_the_model_has_them():
     torch = pytest.importorskip("torch")
-    from star_edge.models import build_model
+    from star_edge.models.star import Star
 
-    model = build_model(CONFIG)
+    model = Star(CONFIG)
     matrices = sum(p.numel() for p in model.parameters() if isinstance(p, torch.nn.Parameter) and p.ndim == 2)
     least = count_work(CONFIG, [0], "fp32").least_bytes
     assert least == matrices * 4 + 60 * 4

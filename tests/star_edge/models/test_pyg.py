@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from runtime.packing import cu_seqlens_of
-from star_edge.models import build_model, model_config
+from star_edge.models import star_config
+from star_edge.models.star import Star
 from star_edge.skeletons import get_skeleton
 
 pytest.importorskip("torch_scatter", reason="the [pyg] extra is not installed")
@@ -19,7 +20,7 @@ def test_logits_and_weights_are_those_of_the_packed_model(attention):
 
     torch.manual_seed(0)
     skeleton = get_skeleton("ntu25")
-    model = build_model(model_config("star-64", skeleton, 9, 60, attention=attention)).eval()
+    model = Star(star_config("star-64", skeleton, 9, 60, attention=attention)).eval()
     paper = pyg_star(model)
     lengths = [1, 30, 0, 12]
     features, cu_seqlens = torch.randn(sum(lengths), 25, 9), torch.from_numpy(cu_seqlens_of(lengths))

@@ -22,7 +22,7 @@ from runtime.tolerances import TOLERANCES, relative_error  # noqa: E402
 from star_edge.data import open_dataset  # noqa: E402
 from star_edge.engines import open_engine  # noqa: E402
 from star_edge.export import export_checkpoint  # noqa: E402
-from star_edge.models import build_model, model_config  # noqa: E402
+from star_edge.models import star_config  # noqa: E402
 from star_edge.models.star import Star  # noqa: E402
 from star_edge.skeletons import NITE15  # noqa: E402
 from star_edge.training.batches import featurise  # noqa: E402
@@ -41,7 +41,7 @@ from star_edge.training.recipe import DEFAULT, qat_recipe  # noqa: E402
 
 CLASSES = ("down", "up", "still")
 SPLIT = "xsub"
-CONFIG = model_config("star-64", NITE15, 9, len(CLASSES), dim=16, heads=4, layers=2, hidden=24)
+CONFIG = star_config("star-64", NITE15, 9, len(CLASSES), dim=16, heads=4, layers=2, hidden=24)
 
 
 def write_data(path: Path, classes: tuple[str, ...] = CLASSES) -> Path:
@@ -73,7 +73,7 @@ def offset_norms(weights: dict[str, torch.Tensor], offset: float) -> None:
 def write_start(data: Path, path: Path, offset: float) -> Path:
     """Checkpoint of an untrained model."""
     torch.manual_seed(0)
-    weights = build_model(CONFIG).state_dict()
+    weights = Star(CONFIG).state_dict()
     offset_norms(weights, offset)
     entry = DataEntry(str(data), "small", SPLIT, open_dataset(data).meta.sha256)
     recipe = {"augmentation": {}, "label_smoothing": 0.0, "dropout": 0.0, "head_dropout": 0.0}

@@ -1,0 +1,241 @@
+"""The ONNX graph of a padded model, as torch.onnx.export writes it, with the names and precisions of our own graphs.
+
+Nodes are named after their module (``blocks.3.temporal``, or ``blocks.3.add`` for an operator of the module itself), values after
+their node with ``.out``, initializers after the state dict where the exporter leaves them whole. BatchNorm behind a convolution is
+folded into it. Opset 20; inputs ``features`` float32 [F, V, C + 1] and ``cu_seqlens`` int32 [B+1], output ``logits`` float32 [B, K].
+
+An ``fp16`` graph casts down behind the input normalisation, up again around softmax and LayerNorm, and at the logits. An ``int8``
+graph is one of these with QuantizeLinear and DequantizeLinear on the input and the weight of each quantised module.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from exporters.onnx.functions import OPSET
+from exporters.onnx.graph import IR_VERSION, LEVELS, Base, scales_of
+from runtime.errors import InputError, MismatchError
+
+if TYPE_CHECKING:
+    from star_edge.models.padded import PaddedModel
+
+# operators with a weight, and the axis of the weight's output channels: a convolution's, and x W as MatMul takes it
+_WEIGHTED = {"Conv": 0, "MatMul": 1, "Gemm": 1}
+
+_WEIGHT_SUFFIX = ".weight"
+# where the exporter writes the modules around a node, from the outermost
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def trace(model: PaddedModel, precision: Base = "fp32") -> ModelProto:
+    """Export a padded model in eval mode; the same weights give the same bytes."""
+    import torch
+
+    traced = copy.deepcopy(model).eval()
+    if precision == "fp16":
+        traced.half()
+        traced.input_norm.float()
+    config = model.config
+    example = torch.zeros(config.frames + 3, config.joints, config.channels)
+    example[config.frames :, :, -1] = 1
+    lengths = torch.tensor([0, config.frames - 1, config.frames + 3], dtype=torch.int32)
+    with _quiet():
+        program = torch.onnx.export(
+            traced,
+            (example, lengths),
+            input_names=["features", "cu_seqlens"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("frames")}, {0: torch.export.Dim("boundaries")}),
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    products = {path for path, module in traced.named_modules() if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))}
+    exported = _named(program.model_proto, products)
+    onnx.checker.check_model(exported, full_check=True)
+    return exported
+
+
+class TracedLowering:
+    """What can be quantised in a padded model's graph, and the graph with it quantised.
+
+    Args:
+        models: precision -> its graph, ``fp32`` among them.
+    """
+
+    def __init__(self, models: Mapping[Base, ModelProto]) -> None:
+        self._models = models
+        self._products = _products(models["fp32"])
+
+    @property
+    def quantised_modules(self) -> list[str]:
+        """Paths of the modules that an int8 graph quantises: all that have a matrix or a filter."""
+        return list(self._products)
+
+    @property
+    def recorded_tensors(self) -> dict[str, str]:
+        """Calibration key -> name of the value in the fp32 graph: inputs of weighted operators."""
+        return {f"{module}.in": node.input[0] for module, node in self._products.items()}
+
+    def node_precisions(self, precision: str, base: Base = "fp32", quantised: Collection[str] | None = None) -> dict[str, str]:
+        """Module path -> precision its weights and arithmetic are stored in, for the bundle's manifest."""
+        table = dict.fromkeys(self._products, base if precision == "int8" else precision)
+        table["input_norm"] = "fp32"
+        if precision == "int8":
+            table |= dict.fromkeys(self._products if quantised is None else quantised, "int8")
+        return dict(sorted(table.items()))
+
+    def int8_model(self, ranges: Mapping[str, float], base: Base, quantised: Collection[str]) -> ModelProto:
+        """The graph of ``base`` with the modules ``quantised`` in int8.
+
+        Args:
+            ranges: calibration key -> amax of the activation.
+            base: float type of the graph around the Q/DQ pairs.
+            quantised: some of ``quantised_modules``.
+
+        Raises InputError for a module that cannot be, MismatchError when a range is missing.
+        """
+        if surplus := sorted(set(quantised).difference(self._products)):
+            raise InputError("no such module can be quantised", found=", ".join(surplus))
+        if base not in self._models:
+            raise MismatchError("the bundle has no graph of this precision", found=base, expected=", ".join(self._models))
+        model = ModelProto()
+        model.CopyFrom(self._models[base])
+        _Quantiser(model, ranges).quantise(quantised)
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+class _Quantiser:
+    """Puts Q/DQ pairs into a graph, in place."""
+
+    def __init__(self, model: ModelProto, ranges: Mapping[str, float]) -> None:
+        self.graph, self.ranges = model.graph, ranges
+        self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+    def quantise(self, modules: Collection[str]) -> None:
+        nodes: list[NodeProto] = []
+        for node in self.graph.node:
+            if node.name in modules and node.op_type in _WEIGHTED:
+                nodes += [*self._input(node), self._weight(node)]
+            nodes.append(node)
+        used = {name for node in nodes for name in node.input}
+        kept = [numpy_helper.from_array(array, name) for name, array in self.constants.items() if name in used]
+        del self.graph.node[:], self.graph.initializer[:]
+        self.graph.node.extend(nodes)
+        self.graph.initializer.extend(kept)
+
+    def _input(self, node: NodeProto) -> list[NodeProto]:
+        """Symmetric, per tensor, scale amax / 127."""
+        key = f"{node.name}.in"
+        if key not in self.ranges:
+            raise MismatchError("the calibration table lacks a range", where=key, hint="star-edge calibrate")
+        scale, zero = f"{key}.scale", f"{key}.zero_point"
+        self.constants[scale] = scales_of(np.asarray(self.ranges[key]), self.constants[node.input[1]].dtype)
+        self.constants[zero] = np.zeros((), dtype=np.int8)
+        pair = [
+            helper.make_node("QuantizeLinear", [node.input[0], scale, zero], [f"{key}.int8"], name=f"{key}.quantize"),
+            helper.make_node(
+                "DequantizeLinear", [f"{key}.int8", scale, zero], [f"{key}.dequantized"], name=f"{key}.dequantize"
+            ),
+        ]
+        node.input[0] = f"{key}.dequantized"
+        return pair
+
+    def _weight(self, node: NodeProto) -> NodeProto:
+        """An int8 initializer with one scale per output channel, dequantised."""
+        weight, axis, name = self.constants[node.input[1]], _channel_axis(node), f"{node.name}.weight"
+        others = tuple(other for other in range(weight.ndim) if other != axis)
+        scales = scales_of(np.abs(weight.astype(np.float64)).max(axis=others), weight.dtype)
+        steps = scales.astype(np.float64).reshape([-1 if place == axis else 1 for place in range(weight.ndim)])
+        self.constants[f"{name}.int8"] = np.clip(np.rint(weight / steps), -LEVELS, LEVELS).astype(np.int8)
+        self.constants[f"{name}.scale"] = scales
+        self.constants[f"{name}.zero_point"] = np.zeros(len(scales), dtype=np.int8)
+        node.input[1] = f"{name}.dequantized"
+        inputs = [f"{name}.int8", f"{name}.scale", f"{name}.zero_point"]
+        return helper.make_node("DequantizeLinear", inputs, [node.input[1]], name=f"{name}.dequantize", axis=axis)
+
+
+def _products(model: ModelProto) -> dict[str, NodeProto]:
+    """Module path -> its node, of all linear layers and convolutions."""
+    return {
+        node.name: node for node in model.graph.node if node.op_type in _WEIGHTED and node.input[1].endswith(_WEIGHT_SUFFIX)
+    }
+
+
+def _channel_axis(node: NodeProto) -> int:
+    """Axis of the output channels in a node's weight."""
+    if node.op_type == "Gemm" and any(attribute.name == "transB" and attribute.i for attribute in node.attribute):
+        return 0
+    return _WEIGHTED[node.op_type]
+
+
+def _named(model: ModelProto, products: Collection[str]) -> ModelProto:
+    """The graph with nodes, values and weights named after modules, and nothing in it that changes from run to run.
+
+    ``products`` are the paths of linear layers and convolutions.
+    """
+    graph = model.graph
+    paths = [_product(node, products) for node in graph.node]
+    renamed = {node.input[1]: f"{path}{_WEIGHT_SUFFIX}" for node, path in zip(graph.node, paths, strict=True) if path}
+    taken: Counter[str] = Counter()
+    for node, path in zip(graph.node, paths, strict=True):
+        name = path or ".".join(filter(None, (_scope(node), node.op_type.lower())))
+        taken[name] += 1
+        node.name = name if taken[name] == 1 else f"{name}.{taken[name]}"
+        renamed |= {output: f"{node.name}.out{index or ''}" for index, output in enumerate(node.output) if output != "logits"}
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+        node.ClearField("metadata_props")
+    for tensor in graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
+        tensor.ClearField("metadata_props")
+    del graph.value_info[:]
+    graph.name, model.ir_version = "padded", IR_VERSION
+    return model
+
+
+def _product(node: NodeProto, products: Collection[str]) -> str:
+    """Path of the linear layer or convolution that a node is, empty for another one."""
+    if node.op_type not in _WEIGHTED:
+        return ""
+    # a convolution that took in the BatchNorm behind it stands in that one's scope, with its own weight
+    paths = (node.input[1].removesuffix(_WEIGHT_SUFFIX), _scope(node))
+    return next((path for path in paths if path in products), "")
+
+
+def _scope(node: NodeProto) -> str:
+    """Path of the module that a node belongs to, empty for the model's own."""
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "['', '']")
+    path: str = ast.literal_eval(scopes)[-2]  # the last one is the operator
+    return path
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress and its warnings about other libraries to itself."""
+    loggers = [logging.getLogger("torch.onnx"), logging.getLogger("onnxscript")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
