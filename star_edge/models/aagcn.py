@@ -29,7 +29,7 @@ class Aagcn(PaddedModel):
         graph = torch.from_numpy(inward_outward(config.bones, config.joints))
         widths = [self.coordinates] + [growth * config.dim for growth in _GROWTH]
         self.blocks = nn.Sequential()
-        for i, (before, after) in enumerate(zip(widths, widths[1:])):
+        for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
             stride = 2 if i > 0 and after != before else 1
             self.blocks.append(Block(before, after, graph, stride, residual=i > 0))
         nn.init.normal_(self.output.weight, std=math.sqrt(2 / config.classes))
@@ -47,11 +47,11 @@ class Block(nn.Module):
         super().__init__()
         self.spatial = AdaptiveGraphConvolution(before, after, graph)
         self.attention = Attention(after, graph.shape[-1])
-        self.temporal = TemporalConvolution(after, after, 9, stride)
+        self.temporal = TemporalConvolution(after, after, kernel=9, stride=stride)
         self.residual: nn.Module | None = None
         if residual:
             same = before == after and stride == 1
-            self.residual = nn.Identity() if same else TemporalConvolution(before, after, 1, stride)
+            self.residual = nn.Identity() if same else TemporalConvolution(before, after, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.temporal(self.attention(self.spatial(x)))
@@ -62,7 +62,7 @@ class AdaptiveGraphConvolution(nn.Module):
     """x [N, C, T, V] -> [N, D, T, V]: ReLU(BN(sum_k W_k x (B_k + alpha C_k)) + x), equation 4 of the paper.
 
     B_k [V, V] starts as partition k of the skeleton and is learned; C_k is the clip's own, see :meth:`graphs`. Where the width
-    changes, x comes to it by a 1x1 convolution with BatchNorm.
+    changes, x comes to it by a 1x1 convolution with BatchNorm. Initialised as the authors do, like all that follows.
     """
 
     def __init__(self, before: int, after: int, graph: Tensor) -> None:
@@ -75,14 +75,11 @@ class AdaptiveGraphConvolution(nn.Module):
         self.values = nn.Conv2d(self.partitions * before, after, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(self.partitions, after))
         self.norm = nn.BatchNorm2d(after)
-        self.down = nn.Identity() if before == after else nn.Sequential(nn.Conv2d(before, after, 1), nn.BatchNorm2d(after))
+        self.down = nn.Identity() if before == after else TemporalConvolution(before, after)
 
-        # at first a block hands on little but its input
-        _draw(self.embedding, outputs=self.embedded)
+        _draw(self.embedding, std=math.sqrt(2 / self.embedded))  # He's, of each embedding by itself
         nn.init.normal_(self.values.weight, std=math.sqrt(2 / self.values.weight.numel()))
-        nn.init.constant_(self.norm.weight, 1e-6)
-        if isinstance(self.down, nn.Sequential):
-            _draw(self.down[0], outputs=after)
+        nn.init.constant_(self.norm.weight, 1e-6)  # at first a block hands on its input
 
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
@@ -111,12 +108,10 @@ class Attention(nn.Module):
         self.frames = nn.Conv1d(channels, 1, 9, padding=4)
         self.squeeze = nn.Linear(channels, channels // 2)
         self.channels = nn.Linear(channels // 2, channels)
-        nn.init.xavier_normal_(self.joints.weight)
-        nn.init.kaiming_normal_(self.squeeze.weight)
-        for layer in (self.frames, self.channels):
-            nn.init.zeros_(layer.weight)
-        for bias in (self.joints.bias, self.frames.bias, self.squeeze.bias, self.channels.bias):
-            nn.init.zeros_(bias)
+        _draw(self.joints, std=math.sqrt(2 / ((channels + 1) * kernel)))  # Glorot's
+        _draw(self.squeeze, std=math.sqrt(2 / channels))  # He's
+        for layer in (self.frames, self.channels):  # at first all weigh the same
+            _draw(layer, std=0)
 
     def forward(self, y: Tensor) -> Tensor:
         y = y * (1 + torch.sigmoid(self.joints(y.mean(2)))[:, :, None])
@@ -127,15 +122,13 @@ class Attention(nn.Module):
 class TemporalConvolution(nn.Sequential):
     """Convolution over frames and BatchNorm: x [N, C, T, V] -> [N, D, ceil(T / stride), V]."""
 
-    def __init__(self, before: int, after: int, kernel: int, stride: int) -> None:
+    def __init__(self, before: int, after: int, kernel: int = 1, stride: int = 1) -> None:
         convolution = nn.Conv2d(before, after, (kernel, 1), stride=(stride, 1), padding=(kernel // 2, 0))
-        _draw(convolution, outputs=after * kernel)
+        _draw(convolution, std=math.sqrt(2 / (after * kernel)))  # He's, by the outputs that an input reaches
         super().__init__(convolution, nn.BatchNorm2d(after))
 
 
-def _draw(convolution: nn.Module, outputs: int) -> None:
-    """He's initialisation by the number of outputs that an input reaches, and no bias."""
-    assert isinstance(convolution, nn.Conv2d)
-    assert convolution.bias is not None
-    nn.init.normal_(convolution.weight, std=math.sqrt(2 / outputs))
-    nn.init.zeros_(convolution.bias)
+def _draw(layer: nn.Conv1d | nn.Conv2d | nn.Linear, std: float) -> None:
+    nn.init.normal_(layer.weight, std=std)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

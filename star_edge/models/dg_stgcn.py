@@ -24,7 +24,7 @@ class DgStGcn(PaddedModel):
         super().__init__(config, width=_GROWTH[-1] * config.dim)
         widths = [self.coordinates] + [growth * config.dim for growth in _GROWTH]
         self.blocks = nn.Sequential()
-        for i, (before, after) in enumerate(zip(widths, widths[1:])):
+        for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
             stride = 2 if i > 0 and after != before else 1
             self.blocks.append(Block(before, after, config.joints, stride, residual=i > 0))
         nn.init.normal_(self.output.weight, std=0.01)
@@ -104,7 +104,7 @@ class DynamicGroupTcn(nn.Module):
         self.reduce = nn.Sequential(*_convolution(channels, sum(widths)), nn.ReLU())
         self.dilated = nn.ModuleList(
             nn.Conv2d(width, width, (3, 1), stride=(stride, 1), padding=(dilation, 0), dilation=(dilation, 1))
-            for width, dilation in zip(widths, _DILATIONS)
+            for width, dilation in zip(widths[:-1], _DILATIONS, strict=True)
         )
         self.maximum = nn.MaxPool2d((3, 1), stride=(stride, 1), padding=(1, 0))
         self.point = nn.Conv2d(channels, narrow, 1, stride=(stride, 1))
@@ -114,9 +114,9 @@ class DynamicGroupTcn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.cat([x, x.mean(3, keepdim=True)], 3)
-        parts = self.reduce(x).split(self.widths, 1)
-        branches = [convolution(part) for convolution, part in zip(self.dilated, parts)]
-        y = torch.cat([*branches, self.maximum(parts[-1]), self.point(x)], 1)
+        *parts, last = self.reduce(x).split(self.widths, 1)
+        branches = [convolution(part) for convolution, part in zip(self.dilated, parts, strict=True)]
+        y = torch.cat([*branches, self.maximum(last), self.point(x)], 1)
         mixed: Tensor = self.mix(F.relu(self.norm(y[..., :-1] + y[..., -1:] * self.share)))
         return mixed
 
