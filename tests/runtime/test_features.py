@@ -42,7 +42,7 @@ def naive_features(joints: np.ndarray, person_lengths: np.ndarray, skeleton: Ske
             if n > 1:
                 motion[start + n - 1] = motion[start + n - 2]
             start += n
-    parts = [position, bone, motion] if recipe.channels == 9 else [position]
+    parts = [position, bone, motion] if recipe.channels in (9, 10) else [position]
     if dims == 2:
         parts = [np.concatenate([part, joints[..., 2:]], -1) for part in parts]
     return np.concatenate(parts, -1)
@@ -52,7 +52,7 @@ def naive_features(joints: np.ndarray, person_lengths: np.ndarray, skeleton: Ske
     persons=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 4)), min_size=1, max_size=4),
     seed=st.integers(0, 2**32 - 1),
     layout=st.sampled_from(sorted(LAYOUTS)),
-    channels=st.sampled_from([3, 9]),
+    channels=st.sampled_from([3, 4, 9, 10]),
     centre=st.sampled_from(["root", "none"]),
 )
 def test_equals_naive(persons: list, seed: int, layout: str, channels: int, centre: str) -> None:
@@ -62,6 +62,10 @@ def test_equals_naive(persons: list, seed: int, layout: str, channels: int, cent
     joints[rng.random(joints.shape[:2]) < 0.2] = 0
     recipe = FeatureRecipe(channels=channels, centre=centre)
     made = compute_features(joints, lengths, skeleton, recipe)
+    if channels in (4, 10):
+        numbers = [person for row in persons for person, rows in enumerate(row) for _ in range(rows)]
+        np.testing.assert_array_equal(made[..., -1], np.repeat(np.array(numbers)[:, None], skeleton.num_joints, axis=1))
+        made, channels = made[..., :-1], channels - 1
     assert made.dtype == np.float32
     assert made.shape == (*joints.shape[:2], channels)
     np.testing.assert_allclose(made, naive_features(joints, lengths, skeleton, recipe), atol=1e-5)
