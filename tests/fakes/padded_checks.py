@@ -1,0 +1,123 @@
+"""What the tests of padded models share: settled weights, packed clips, layers written out in float64, and the exported graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from runtime.skeleton import Skeleton
+from star_edge.models.config import PaddedConfig
+from star_edge.models.padded import PaddedModel
+
+Clips = Sequence[Sequence[int]]
+
+
+def config(skeleton: Skeleton, frames: int = 13, dim: int = 8, classes: int = 10) -> PaddedConfig:
+    return PaddedConfig(skeleton.num_joints, skeleton.dims + 1, classes, skeleton.bones, skeleton.root, frames=frames, dim=dim)
+
+
+def packed(shape: PaddedConfig, clips: Clips, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Features [F, V, C + 1] and cu_seqlens int32 [B + 1] of clips that are given as the rows of each of their persons."""
+    person = torch.tensor([float(person) for rows in clips for person, count in enumerate(rows) for _ in range(count)])
+    features = torch.randn(len(person), shape.joints, shape.channels, generator=torch.Generator().manual_seed(seed))
+    features[..., -1] = person[:, None]
+    return features, torch.tensor([0, *np.cumsum([sum(rows) for rows in clips])], dtype=torch.int32)
+
+
+def settled(model: PaddedModel, seed: int = 0) -> PaddedModel:
+    """The model in eval mode, every weight drawn anew and the BatchNorms with the statistics of a few random clips."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() > 1:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+            else:
+                parameter.copy_(0.2 * noise + (0 if name.endswith("bias") else 1))
+        for module in model.modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                module.momentum = 1.0
+        model.train()(*packed(model.config, [[20, 11], [9, 16], [14]]))
+    return model.eval()
+
+
+def assert_close(found: np.ndarray | Tensor, expected: np.ndarray | Tensor, tolerance: float) -> None:
+    """Equal within ``tolerance`` of the largest expected magnitude."""
+    found, expected = np.asarray(found, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def array(tensor: Tensor | None) -> np.ndarray:
+    assert tensor is not None
+    return tensor.detach().double().numpy()
+
+
+def naive_convolution(layer: nn.Conv2d, x: np.ndarray) -> np.ndarray:
+    """x [C, T, V] -> [D, T', V], over frames only."""
+    weight, bias = array(layer.weight)[..., 0], array(layer.bias)
+    stride, dilation, before = layer.stride[0], layer.dilation[0], int(layer.padding[0])
+    kernel, frames = weight.shape[2], x.shape[1]
+    y = []
+    for start in range(-before, frames + before - dilation * (kernel - 1), stride):
+        taps = [(tap, start + tap * dilation) for tap in range(kernel)]
+        y.append(bias[:, None] + sum(weight[:, :, tap] @ x[:, t] for tap, t in taps if 0 <= t < frames))
+    return np.stack(y, 1)
+
+
+def naive_norm(layer: nn.BatchNorm2d, x: np.ndarray) -> np.ndarray:
+    """x [C, T, V], with the running statistics."""
+    gain = array(layer.weight) / np.sqrt(array(layer.running_var) + layer.eps)
+    return (x - array(layer.running_mean)[:, None, None]) * gain[:, None, None] + array(layer.bias)[:, None, None]
+
+
+def naive_sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def assert_exports(model: PaddedModel, path: Path) -> None:
+    """Exported for any number of rows and clips, the graph has no operator that targets lack, and the model's logits."""
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    shapes = ({0: torch.export.Dim("F")}, {0: torch.export.Dim("B1")})
+    names = {"input_names": ["features", "cu_seqlens"], "output_names": ["logits"]}
+    inputs = packed(model.config, [[5, 3], [8]])
+    torch.onnx.export(model, inputs, path, dynamic_shapes=shapes, dynamo=True, opset_version=20, verbose=False, **names)
+    operators = {node.op_type for node in onnx.load(path).graph.node}
+    assert not {
+        name for name in operators if name.startswith(("Einsum", "Scatter", "Loop", "Scan", "If", "OneHot", "NonZero"))
+    }
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for clips in ([[1]], [[7, 30], [], [40], [2, 2]]):
+        features, cu_seqlens = packed(model.config, clips, seed=1)
+        with torch.no_grad():
+            expected = model(features, cu_seqlens)
+        found = session.run(None, {"features": features.numpy(), "cu_seqlens": cu_seqlens.numpy()})[0]
+        assert_close(found, expected, 1e-4)
+
+
+@torch.no_grad()
+def assert_takes_odd_clips(model: PaddedModel) -> None:
+    """One frame, absent persons and no frame at all give finite logits, which are the same as by itself."""
+    clips: Clips = [[1], [4, 3], [], [0, 5], [31, 2]]
+    features, cu_seqlens = packed(model.config, clips)
+    together = model(features, cu_seqlens)
+    assert together.isfinite().all()
+    for clip, (start, end) in enumerate(zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True)):
+        alone = model(features[start:end], torch.tensor([0, end - start], dtype=torch.int32))
+        assert_close(alone[0], together[clip], 1e-5)
+
+
+@torch.no_grad()
+def assert_works_in_half(model: PaddedModel) -> None:
+    """With half weights behind the input normalisation the logits are near; the model stays half."""
+    inputs = packed(model.config, [[20, 11], [9]], seed=2)
+    expected = model(*inputs)
+    model.half().input_norm.float()
+    assert_close(model(*inputs), expected, 2e-2)
