@@ -76,11 +76,11 @@ PACKAGES = {
     )
 }
 BASE = ("click", "msgspec", "numpy", "rich", *(package.name for package in _OLD_PYTHON))
-_EXPORT = ("torch", "onnx", "onnxruntime", "safetensors")
-_CALIBRATE = (*_EXPORT, "nvidia-modelopt", "lief", "onnx-graphsurgeon", "onnxscript", "onnxslim")
+_EXPORT = ("torch", "onnx", "onnxruntime", "onnxscript", "safetensors")
+_CALIBRATE = (*_EXPORT, "nvidia-modelopt", "lief", "onnx-graphsurgeon", "onnxslim")
 _QAT = (*_CALIBRATE, "requests", "huggingface-hub")
 _PYG = ("torch-scatter", "torch-sparse", "scipy")
-_PEERS = (*_EXPORT, "onnxscript", "openvino")
+_PEERS = (*_EXPORT, "openvino")
 _REPORT = ("plotly", "jinja2")
 EXTRAS = {
     "onnx": ("onnxruntime",),
