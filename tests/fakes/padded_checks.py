@@ -30,7 +30,7 @@ def packed(shape: PaddedConfig, clips: Clips, seed: int = 0) -> tuple[Tensor, Te
 
 
 def settled(model: PaddedModel, seed: int = 0) -> PaddedModel:
-    """The model in eval mode, every weight drawn anew and the BatchNorms with the statistics of a few random clips."""
+    """The model in eval mode, every weight drawn anew and the BatchNorms with the statistics of random clips, odd ones among them."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -42,7 +42,7 @@ def settled(model: PaddedModel, seed: int = 0) -> PaddedModel:
         for module in model.modules():
             if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 module.momentum = 1.0
-        model.train()(*packed(model.config, [[20, 11], [9, 16], [14]]))
+        model.train()(*packed(model.config, [[20, 11], [70, 50], [14], [1], [], [2, 33]]))
     return model.eval()
 
 

@@ -47,6 +47,12 @@ def test_a_block_equals_the_equations(block: int, frames: int) -> None:
     assert_close(found, np.stack([naive_block(chosen, array(one)) for one in x]), 1e-5)
 
 
+@pytest.mark.parametrize(("frames", "left"), [(1, 1), (2, 1), (13, 4), (64, 16)])
+def test_two_blocks_halve_the_frames_and_double_the_channels(frames: int, left: int) -> None:
+    with torch.no_grad():
+        assert DgStGcn(config(NITE15)).eval().encode(torch.randn(3, 3, frames, 15)).shape == (3, 4 * 8, left, 15)
+
+
 def test_odd_clips() -> None:
     assert_takes_odd_clips(settled(DgStGcn(config(NTU25))))
 
