@@ -223,7 +223,7 @@ def _check_profile(bundle: Bundle, engine: TensorRtEngine, index: int) -> Profil
         packed = pack([clips[number] for number in chosen[first:last]])
         answers.append(engine.run_in(index, *packed))
     clip, offsets = _long_clip(bundle, bucket.rows)
-    reference = open_engine(bundle, "native", precision="fp32").run(clip, offsets)
+    reference = open_engine(bundle, precision="fp32").run(clip, offsets)
     return ProfileCheck(
         rows=bucket.rows,
         clips=bucket.clips,

@@ -9,7 +9,9 @@ from typing import Any
 from runtime.bundle import Bundle
 from runtime.engine import Engine, Mode
 from runtime.errors import InputError, MissingDependencyError
+from runtime.manifest import Manifest
 from runtime.recognizer import Recognizer
+from star_edge.models import MODELS
 
 # name -> module with open_engine(bundle, *, precision, threads, mode) -> Engine and precisions(manifest), and built(bundle) -> precisions
 # where an engine has to be built first
@@ -19,25 +21,33 @@ ENGINES = {
     "tensorrt": "runtime.engines.tensorrt",
     "torch": "star_edge.torch_engine",
 }
-DEFAULT_ENGINE = "native"
+# the default for STAR, and for the padded models, which it has no kernels for
+DEFAULT_ENGINE, DEFAULT_PADDED_ENGINE = "native", "onnxruntime"
 # engines that choose between devices; every other has one, and the name says which
 DEVICES = {"native": ("cpu", "cuda")}
 
 
+def default_engine(manifest: Manifest) -> str:
+    """The engine a bundle runs with where none is named."""
+    model = MODELS.get(manifest.model.name)
+    return DEFAULT_PADDED_ENGINE if model is not None and model.padded else DEFAULT_ENGINE
+
+
 def open_engine(
     bundle: Bundle,
-    name: str = DEFAULT_ENGINE,
+    name: str | None = None,
     *,
     precision: str | None = None,
     threads: int | None = None,
     mode: Mode | None = None,
     device: str | None = None,
 ) -> Engine:
-    """Open a bundle with a named engine; None leaves precision, threads, mode and device to the engine.
+    """Open a bundle with a named engine, or its default one; None leaves precision, threads, mode and device to the engine.
 
     Raises InputError (no such engine, or no choice of devices), MismatchError (the bundle or the machine lacks what was asked for),
     MissingDependencyError (the engine's library is not installed).
     """
+    name = name or default_engine(bundle.manifest)
     engine: Engine = _module(name).open_engine(
         bundle, precision=precision, threads=threads, mode=mode, **_choice(name, device)
     )
@@ -80,7 +90,7 @@ def _module(name: str) -> Any:
 
 def load(
     path: str | Path,
-    engine: str = DEFAULT_ENGINE,
+    engine: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
     mode: Mode | None = None,
@@ -90,7 +100,8 @@ def load(
 
     Args:
         path: folder ``NAME.star`` or packed ``NAME.star.zip``; every file is compared with its hash.
-        engine: ``native``, ``onnxruntime``, ``tensorrt``, for which ``star-edge build`` must have made one, or ``torch``, the reference.
+        engine: ``native``, ``onnxruntime``, ``tensorrt``, for which ``star-edge build`` must have made one, or ``torch``, the reference;
+            default: native for STAR, onnxruntime for the padded models.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; default: the bundle's default.
         threads: threads of one call; default: the cores this process may use.
         mode: ``packed`` or ``per-clip``; default: the engine's faster one.

@@ -198,7 +198,6 @@ def _manifest(
     checkpoint: Checkpoint, path: Path, graphs: dict[Base, onnx.ModelProto], lowering: Lowering, weights: bytes
 ) -> Manifest:
     data, config = checkpoint.data, checkpoint.model.config
-    nodes = graphs["fp32"].graph.node
     return Manifest(
         star_edge_version=__version__,
         model=ModelEntry(checkpoint.model.name, msgspec.to_builtins(config)),
@@ -206,7 +205,7 @@ def _manifest(
         features=checkpoint.features,
         class_names=checkpoint.class_names,
         default_precision=list(graphs)[-1],
-        ops=tuple(OpEntry(op, DOMAIN, VERSION, tuple(node.name for node in nodes if node.op_type == op)) for op in OPS),
+        ops=tuple(OpEntry(op, DOMAIN, VERSION, modules) for op in OPS if (modules := _nodes_of(graphs["fp32"], op))),
         nodes={precision: lowering.node_precisions(precision) for precision in graphs},
         source=Source(
             checkpoint_sha256=sha256_of(path),
@@ -226,6 +225,10 @@ def _manifest(
             "torch": str(torch.__version__),
         },
     )
+
+
+def _nodes_of(model: onnx.ModelProto, op: str) -> tuple[str, ...]:
+    return tuple(node.name for node in model.graph.node if node.op_type == op)
 
 
 def _trained_ranges(checkpoint: Checkpoint, weights: bytes) -> TrainedRanges | None:

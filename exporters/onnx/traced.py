@@ -1,8 +1,8 @@
 """The ONNX graph of a padded model, as torch.onnx.export writes it, with the names and precisions of our own graphs.
 
-Nodes are named after their module (``blocks.3.temporal``, or ``blocks.3.add`` for an operator of the module itself), values after
-their node with ``.out``, initializers after the state dict where the exporter leaves them whole. BatchNorm behind a convolution is
-folded into it. Opset 20; inputs ``features`` float32 [F, V, C + 1] and ``cu_seqlens`` int32 [B+1], output ``logits`` float32 [B, K].
+A linear layer and a convolution are named as their module (``blocks.3.temporal``), any other node after its module and operator
+(``blocks.3.add``). What a module without modules in it puts out is ``<module path>.out``, its weight ``<module path>.weight``.
+BatchNorm behind a convolution is folded into it, and what comes out is the BatchNorm's. Opset 20; inputs ``features`` float32 [F, V, C + 1] and ``cu_seqlens`` int32 [B+1], output ``logits`` float32 [B, K].
 
 An ``fp16`` graph casts down behind the input normalisation, up again around softmax and LayerNorm, and at the logits. An ``int8``
 graph is one of these with QuantizeLinear and DequantizeLinear on the input and the weight of each quantised module.
@@ -63,8 +63,10 @@ def trace(model: PaddedModel, precision: Base = "fp32") -> ModelProto:
             verbose=False,
         )
     assert program is not None
-    products = {path for path, module in traced.named_modules() if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))}
-    exported = _named(program.model_proto, products)
+    modules = dict(traced.named_modules())
+    products = {path for path, module in modules.items() if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))}
+    leaves = {path for path, module in modules.items() if not list(module.children())}
+    exported = _named(program.model_proto, products, leaves)
     onnx.checker.check_model(exported, full_check=True)
     return exported
 
@@ -183,20 +185,25 @@ def _channel_axis(node: NodeProto) -> int:
     return _WEIGHTED[node.op_type]
 
 
-def _named(model: ModelProto, products: Collection[str]) -> ModelProto:
+def _named(model: ModelProto, products: Collection[str], leaves: Collection[str]) -> ModelProto:
     """The graph with nodes, values and weights named after modules, and nothing in it that changes from run to run.
 
-    ``products`` are the paths of linear layers and convolutions.
+    Args:
+        products: paths of linear layers and convolutions.
+        leaves: paths of modules without modules in them.
     """
     graph = model.graph
     paths = [_product(node, products) for node in graph.node]
+    ends = {scope: node.output[0] for node in graph.node if (scope := _scope(node)) in leaves}  # the last value of each
     renamed = {node.input[1]: f"{path}{_WEIGHT_SUFFIX}" for node, path in zip(graph.node, paths, strict=True) if path}
+    renamed |= {value: f"{scope}.out" for scope, value in ends.items() if value != "logits"}
     taken: Counter[str] = Counter()
     for node, path in zip(graph.node, paths, strict=True):
         name = path or ".".join(filter(None, (_scope(node), node.op_type.lower())))
         taken[name] += 1
         node.name = name if taken[name] == 1 else f"{name}.{taken[name]}"
-        renamed |= {output: f"{node.name}.out{index or ''}" for index, output in enumerate(node.output) if output != "logits"}
+        for index, output in enumerate(node.output):
+            renamed.setdefault(output, "logits" if output == "logits" else f"{node.name}.value{index or ''}")
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]

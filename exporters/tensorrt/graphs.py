@@ -52,7 +52,7 @@ def graph_of(
     Raises MismatchError (no such model or range, no plugin for an op), InputError (not an op).
     """
     model = onnx.load_model_from_string(bundle.read(model_file(precision)))
-    if precision == "int8":
+    if precision == "int8" and star_nodes(model):
         surround = int8_plugins if target == "tensorrt" else int8_twin
         model = surround(model, bundle.calibration().ranges, ATTENTIONS if int8_ops is None else int8_ops)
     if target == "tensorrt":

@@ -23,10 +23,11 @@ def padded_macs(name: str, config: PaddedConfig) -> int:
     from star_edge.models import build_model
     from star_edge.models.padded import PaddedModel
 
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model = build_model(name, config).eval()
+    with torch.device("meta"), torch.no_grad():
+        model = build_model(name, config).to("meta").eval()  # constants made of numpy's arrays are not there yet
         assert isinstance(model, PaddedModel)
-        model.classify(torch.zeros(config.persons, config.channels - 1, config.frames, config.joints))
+        with FlopCounterMode(display=False) as counter:
+            model.classify(torch.zeros(config.persons, config.channels - 1, config.frames, config.joints))
     return counter.get_total_flops() // 2
 
 

@@ -17,7 +17,7 @@ from runtime.engine import EngineReport
 from runtime.errors import InputError
 from runtime.manifest import PRECISIONS
 from star_edge.cli.common import Output, common_options, find_bundle
-from star_edge.engines import DEFAULT_ENGINE, ENGINES, load
+from star_edge.engines import DEFAULT_ENGINE, DEFAULT_PADDED_ENGINE, ENGINES, load
 
 if TYPE_CHECKING:
     from runtime.clip import Clip
@@ -79,7 +79,9 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[BUNDLE] CLIP...", type=click.Path(path_type=Path))
-@click.option("--engine", type=click.Choice(list(ENGINES)), default=DEFAULT_ENGINE, show_default=True)
+@click.option(
+    "--engine", type=click.Choice(list(ENGINES)), show_default=f"{DEFAULT_ENGINE}, {DEFAULT_PADDED_ENGINE} for padded models"
+)
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the bundle's default precision.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one call; default: all usable cores.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Of the engine native; cuda: an NVIDIA GPU.")
@@ -91,7 +93,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
 @common_options
 def command(
     paths: tuple[Path, ...],
-    engine: str,
+    engine: str | None,
     precision: str | None,
     threads: int | None,
     device: str | None,

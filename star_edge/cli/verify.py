@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from runtime.errors import GateError
 from runtime.manifest import PRECISIONS
 from star_edge.cli.common import Output, common_options, find_bundle
-from star_edge.engines import DEFAULT_ENGINE, ENGINES
+from star_edge.engines import DEFAULT_ENGINE, DEFAULT_PADDED_ENGINE, ENGINES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +26,11 @@ _SHOWS_LAYERS = "onnxruntime"
 
 @click.command()
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
-@click.option("--engine", type=click.Choice(list(ENGINES)), help=f"Default: {DEFAULT_ENGINE}; with --layers {_SHOWS_LAYERS}.")
+@click.option(
+    "--engine",
+    type=click.Choice(list(ENGINES)),
+    help=f"Default: {DEFAULT_ENGINE}, {DEFAULT_PADDED_ENGINE} for padded models; with --layers {_SHOWS_LAYERS}.",
+)
 @click.option("--precision", type=click.Choice(["all", *PRECISIONS]), default="all", show_default=True)
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset; the training source recorded in BUNDLE if left out.")
 @click.option("--split", help="Split scheme; the one BUNDLE was trained under if left out.")
@@ -89,7 +93,7 @@ def command(
         split=split,
         part=part,
         own_clips=own_clips,
-        engine=engine or DEFAULT_ENGINE,
+        engine=engine,
         precisions=None if precision == "all" else [precision],
         samples=samples,
         seed=output.seed,

@@ -13,7 +13,7 @@ from runtime.errors import InputError
 from runtime.files import write_atomic
 from runtime.recognizer import Recognizer
 from star_edge import __version__
-from star_edge.engines import DEFAULT_ENGINE, open_engine
+from star_edge.engines import default_engine, open_engine
 from star_edge.report.accuracy import accuracy_sections
 from star_edge.report.clips import choose, open_pool
 from star_edge.report.compare import compare_sections, compare_sentence
@@ -113,7 +113,7 @@ def _player(sources: Sources, data: Path | None, count: int) -> dict[str, Any]:
     precision, skeleton = bundle.manifest.default_precision, bundle.manifest.skeleton
     pool = open_pool(sources, data)
     shown, rule = choose(pool, sources.predictions, precision, count)
-    verified = sources.verify.results[0].engine if sources.verify else DEFAULT_ENGINE
+    verified = sources.verify.results[0].engine if sources.verify else default_engine(bundle.manifest)
     engine = open_engine(bundle, verified, precision=precision)
     motions = make_motions(Recognizer(bundle, engine), shown, pool.fps)
     return {

@@ -7,7 +7,7 @@ import msgspec
 from runtime.bundle import Bundle
 from runtime.manifest import WEIGHTS, model_file
 from star_edge.bench.report import BenchReport
-from star_edge.engines import DEFAULT_ENGINE
+from star_edge.engines import default_engine
 from star_edge.verification.report import VerifyReport
 
 SHOWN = "1x300"  # the workload that a single figure stands for
@@ -56,7 +56,7 @@ def summary_rows(bundle: Bundle, verify: VerifyReport | None, bench: BenchReport
     ]
     judged: list[tuple[str, str, float | None, float | None, bool | None]]
     if verify is None:
-        judged = [(DEFAULT_ENGINE, precision, None, None, None) for precision in bundle.manifest.precisions]
+        judged = [(default_engine(bundle.manifest), precision, None, None, None) for precision in bundle.manifest.precisions]
     else:
         judged = [(row.engine, row.precision, row.top1, row.agreement, row.passed) for row in verify.results]
     for engine, precision, top1, agreement, passed in judged:

@@ -20,7 +20,7 @@ from star_edge.data.recorded import Recorded, open_recorded
 from star_edge.engines import open_engine
 from star_edge.training.batches import featurise
 from star_edge.verification.report import LayerDifference, LayersReport
-from star_edge.verification.taps import LOGITS, Tap, open_tap
+from star_edge.verification.taps import Tap, open_tap
 
 _AT_ONCE = 8  # outputs held of each engine: memory is that of a few activations, whatever the depth
 
@@ -145,9 +145,10 @@ class _Compared:
 
     def bisect(self) -> list[LayerDifference]:
         """The modules that a search for the first bad one looks at, in the order they are computed; the logits first."""
-        seen = {LOGITS: self._one(LOGITS)}
+        last = self.modules[-1]
+        seen = {last: self._one(last)}
         low, high = 0, len(self.modules) - 1
-        while seen[LOGITS].bad and low < high:
+        while seen[last].bad and low < high:
             middle = (low + high) // 2
             module = self.modules[middle]
             seen[module] = self._one(module)

@@ -16,8 +16,6 @@ from runtime.manifest import model_file
 from star_edge.models.rounded import Watch, rounded
 from star_edge.torch_engine import load_model
 
-LOGITS = "head.output"
-
 
 class Tap(Protocol):
     """One engine in one precision, opened up.
@@ -103,9 +101,12 @@ class OnnxTap:
         self.name = f"onnxruntime {precision}"
         self._threads = threads
         self._model = onnx.load_model_from_string(bundle.read(model_file(bundle.precision(precision))))
-        made = [name for node in self._model.graph.node for name in node.output]
-        self._values = {name.removesuffix(".out"): name for name in made if name.endswith(".out")}
-        self._values[LOGITS] = "logits"  # behind the cast of a graph that is not fp32
+        makers = {name: node for node in self._model.graph.node for name in node.output}
+        self._values = {name.removesuffix(".out"): name for name in makers if name.endswith(".out")}
+        last = makers["logits"]
+        if last.op_type == "Cast":  # of a graph that is not fp32
+            last = makers[last.input[0]]
+        self._values[last.name.removesuffix(".add")] = "logits"
 
     def modules(self) -> list[str]:
         return list(self._values)

@@ -17,7 +17,7 @@ from runtime.manifest import Manifest
 from star_edge import __version__
 from star_edge.data.packed import SPLIT, packed_dataset
 from star_edge.data.recorded import Recorded, open_recorded
-from star_edge.engines import DEFAULT_ENGINE, open_engine
+from star_edge.engines import default_engine, open_engine
 from star_edge.engines import precisions as precisions_of
 from star_edge.training.batches import featurise, group_by_frames
 from star_edge.verification.compare import compare, compare_by_length
@@ -41,7 +41,7 @@ def verify_bundle(
     *,
     split: str | None = None,
     part: str = "test",
-    engine: str = DEFAULT_ENGINE,
+    engine: str | None = None,
     precisions: Sequence[str] | None = None,
     samples: int | None = None,
     own_clips: bool = False,
@@ -60,7 +60,7 @@ def verify_bundle(
         dataset: an opened dataset or a path; default: the training source recorded in the bundle.
         split: scheme; default: the one the model was trained under, else the dataset's own default.
         part: ``test``, ``val`` or ``train``.
-        engine: engine under test.
+        engine: engine under test; default: the bundle's.
         precisions: default: all the engine runs the bundle in.
         samples: at most so many clips, drawn with ``seed``.
         own_clips: compare on the clips in the bundle, see ``star-edge pack --clips``; neither a dataset nor a split are looked at.
@@ -82,6 +82,7 @@ def verify_bundle(
         data = open_recorded(Recorded.in_bundle(manifest), dataset, "verify")
         scheme = split or (manifest.source.split if manifest.source.split in data.meta.splits else data.meta.default_split)
     chosen, available = choose_clips(data, scheme, part, samples, seed)
+    engine = engine or default_engine(bundle.manifest)
     reference = open_engine(bundle, REFERENCE, precision="fp32", threads=threads)
     contenders = _contenders(bundle, engine, precisions or precisions_of(bundle, engine, device), threads, device)
     expected, *answers = _logits([reference, *contenders], data, chosen, manifest, track)

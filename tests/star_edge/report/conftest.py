@@ -227,8 +227,7 @@ def clip_of(index: int, rows: int, persons: int) -> Clip:
 @pytest.fixture(autouse=True)
 def run_by_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model of ``tiny_bundle`` is made by hand; the native engine knows STAR alone."""
-    for module in ("page", "summary"):
-        monkeypatch.setattr(f"star_edge.report.{module}.DEFAULT_ENGINE", "onnxruntime")
+    monkeypatch.setattr("star_edge.engines.DEFAULT_ENGINE", "onnxruntime")
 
 
 @pytest.fixture
