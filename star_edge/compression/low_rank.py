@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -23,6 +23,9 @@ from runtime.errors import InputError
 
 Factorable: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d
 FACTORABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
+Moments: TypeAlias = Mapping[str, Tensor]
+
+_DAMPING = 1e-6  # of the mean of the moments' diagonal
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ class LowRankConv(nn.Module):
 def matrices(module: Factorable) -> Tensor:
     """A layer's weight as [groups, outputs, inputs], inputs counting those of one group times the kernel."""
     groups = 1 if isinstance(module, nn.Linear) else module.groups
-    return module.weight.detach().unflatten(0, (groups, -1)).flatten(2)
+    weight: Tensor = module.weight.detach()
+    return weight.reshape(groups, len(weight) // groups, -1)
 
 
 def matrix_of(module: Factorable) -> Matrix:
@@ -138,14 +142,19 @@ def factorise(model: nn.Module, ranks: Mapping[str, int]) -> None:
         replace_module(model, path, low.train(whole.training))
 
 
-def decompose(model: nn.Module, ranks: Mapping[str, int]) -> nn.Module:
-    """A copy whose layers of ``ranks`` are the best approximations of their rank (Eckart-Young), computed in float64."""
+def decompose(model: nn.Module, ranks: Mapping[str, int], moments: Moments | None = None) -> nn.Module:
+    """A copy whose layers of ``ranks`` are the best approximations of their rank, computed in float64.
+
+    Args:
+        moments: of the layers' inputs (:func:`input_moments`). With them the error of the outputs is the least, |(W - W_k) X|;
+            else that of the weights, |W - W_k| (Eckart-Young), as in LORTSAR.
+    """
     low = copy.deepcopy(model)
     factorise(low, ranks)
     with torch.no_grad():
         for path, rank in ranks.items():
             whole, factors = _layer(model, path), low.get_submodule(path)
-            first, second = truncated_svd(matrices(whole), rank)
+            first, second = truncated_svd(matrices(whole), rank, _root(path, moments))
             _set(factors.first, first)
             _set(factors.second, second)
             if whole.bias is not None:
@@ -153,28 +162,96 @@ def decompose(model: nn.Module, ranks: Mapping[str, int]) -> nn.Module:
     return low
 
 
-def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """[..., outputs, inputs] -> √S_k V_kᵀ [..., rank, inputs] and U_k √S_k [..., outputs, rank], in float64."""
-    u, s, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
-    root = s[..., :rank].sqrt()
-    return root[..., :, None] * vt[..., :rank, :], u[..., :, :rank] * root[..., None, :]
+def truncated_svd(matrix: Tensor, rank: int, root: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """[..., outputs, inputs] -> √S_k V_kᵀ [..., rank, inputs] and U_k √S_k [..., outputs, rank], in float64.
+
+    Args:
+        root: lower triangular L [..., inputs, inputs] with L Lᵀ the second moments of the inputs: then U S Vᵀ is that of W L, and
+            the first factor has L taken out again.
+    """
+    weighted = matrix.double() if root is None else matrix.double() @ root
+    u, s, vt = torch.linalg.svd(weighted, full_matrices=False)
+    scale = s[..., :rank].sqrt()
+    first, second = scale[..., :, None] * vt[..., :rank, :], u[..., :, :rank] * scale[..., None, :]
+    if root is not None:
+        first = torch.linalg.solve_triangular(root, first, upper=False, left=False)
+    return first, second
 
 
-def energies(model: nn.Module, kernels: bool = False) -> dict[str, Tensor]:
-    """Path of each candidate -> energy of each rank: s_i², summed over groups, largest first; float64 [full rank]."""
-    return {
-        path: torch.linalg.svdvals(matrices(_layer(model, path)).double()).square().sum(0).cpu()
-        for path in candidates(model, kernels)
-    }
+def energies(model: nn.Module, kernels: bool = False, moments: Moments | None = None) -> dict[str, Tensor]:
+    """Path of each candidate -> energy of each rank: s_i², summed over groups, largest first; float64 [full rank].
+
+    The squared singular values are those of the weights, or where there are ``moments`` those of the outputs.
+    """
+    return {path: _squares(model, path, moments).sum(0).cpu() for path in candidates(model, kernels)}
 
 
-def relative_errors(model: nn.Module, ranks: Mapping[str, int]) -> dict[str, float]:
-    """Path -> Frobenius norm of what a layer's matrix loses at its rank, relative to the matrix's."""
+def relative_errors(model: nn.Module, ranks: Mapping[str, int], moments: Moments | None = None) -> dict[str, float]:
+    """Path -> what a layer's matrix (its outputs, where there are ``moments``) loses at its rank, as Frobenius norms' ratio."""
     errors = {}
     for path, rank in ranks.items():
-        squares = torch.linalg.svdvals(matrices(_layer(model, path)).double()).square()
+        squares = _squares(model, path, moments)
         errors[path] = float((squares[:, rank:].sum() / squares.sum().clamp(min=torch.finfo(torch.float64).tiny)).sqrt())
     return errors
+
+
+@torch.no_grad()
+def input_moments(model: nn.Module, batches: Iterable[Sequence[Tensor]]) -> dict[str, Tensor]:
+    """Path of each linear layer and convolution -> Σ x xᵀ over its inputs, float64 [groups, inputs, inputs].
+
+    Args:
+        batches: arguments of the model's calls, on clips it was trained with.
+    """
+    layers = {path: module for path, module in model.named_modules() if isinstance(module, FACTORABLE)}
+    moments: dict[str, Tensor] = {}
+
+    def add(path: str, module: Factorable, x: Tensor) -> None:
+        rows = _input_rows(module, x.detach()).double()
+        moments[path] = moments.get(path, 0) + rows.mT @ rows
+
+    handles = [
+        module.register_forward_pre_hook(lambda module, inputs, path=path: add(path, module, inputs[0]))
+        for path, module in layers.items()
+    ]
+    try:
+        for batch in batches:
+            model(*batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return moments
+
+
+def _input_rows(module: Factorable, x: Tensor) -> Tensor:
+    """What each output position is a product with: [groups, positions, inputs], in the order of :func:`matrices`."""
+    if isinstance(module, nn.Linear):
+        return x.flatten(0, -2)[None]
+    # a convolution over one axis is one over two, of which the first has one place
+    two = isinstance(module, nn.Conv2d)
+    x = x if two else x[:, :, None]
+    kernel, dilation, stride = (each if two else (1, *each) for each in (module.kernel_size, module.dilation, module.stride))
+    padding: Any = module.padding if two else (0, *module.padding)
+    columns = nn.functional.unfold(x, kernel, dilation, padding, stride)  # [N, C * kernel, positions]
+    return columns.view(len(x), module.groups, -1, columns.shape[-1]).permute(1, 0, 3, 2).flatten(1, 2)
+
+
+def _root(path: str, moments: Moments | None) -> Tensor | None:
+    """Lower triangular root of a layer's moments; a little is added to them, because inputs may depend on each other."""
+    if moments is None:
+        return None
+    moment = moments[path]
+    mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)
+    mean = torch.where(mean > 0, mean, 1.0)  # of inputs that are all zero, any
+    damping = _DAMPING * mean[:, None, None] * torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
+    root: Tensor = torch.linalg.cholesky(moment + damping)
+    return root
+
+
+def _squares(model: nn.Module, path: str, moments: Moments | None) -> Tensor:
+    """Squared singular values of a layer's matrices, or of their outputs: [groups, full rank]."""
+    root, matrix = _root(path, moments), matrices(_layer(model, path)).double()
+    values: Tensor = torch.linalg.svdvals(matrix if root is None else matrix @ root)
+    return values.square()
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:

@@ -55,7 +55,8 @@ class Tickets:
 
     def sparsity_after(self, pruned: int) -> float:
         """Share of the weights that are gone after so many rounds."""
-        return 1 - (1 - self.sparsity) ** (pruned / self.rounds)
+        left: float = (1 - self.sparsity) ** (pruned / self.rounds)
+        return 1 - left
 
     def start(self) -> dict[str, Tensor]:
         """State dict to train from in this round: the rewound weights, zero where they are masked."""

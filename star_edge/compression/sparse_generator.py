@@ -89,7 +89,7 @@ class SparseGenerator:
             if self.epoch < self.warmup
         ]
         if not norms:
-            return next(self._weights())[1].original0.new_zeros(())
+            return torch.zeros((), device=next(self._weights())[1].original0.device)
         return self.epoch / self.warmup * torch.stack([torch.linalg.vector_norm(group) for group in norms]).sum()
 
     def masks(self) -> Masks:

@@ -18,6 +18,7 @@ from star_edge.compression.low_rank import (  # noqa: E402
     decompose,
     energies,
     factorise,
+    input_moments,
     matrix_of,
     relative_errors,
     truncated_svd,
@@ -224,3 +225,43 @@ def test_kernels_are_candidates_only_when_asked_for() -> None:
     assert set(candidates(model)) == {"1"}
     assert set(candidates(model, kernels=True)) == {"0", "1"}  # a depthwise kernel has no rank to lose
     assert candidates(model, kernels=True)["0"] == Matrix(64, 576)
+
+
+@pytest.mark.parametrize("name", [*CONVOLUTIONS, "linear"])
+def test_with_moments_the_error_of_the_outputs_is_known_and_no_more_than_without(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 10) if name == "linear" else CONVOLUTIONS[name]()).double()
+    if name == "linear":
+        x = torch.randn(40, 12).double() @ torch.randn(12, 12).double()
+    else:
+        x = torch.randn(2, model[0].in_channels, *(13, 5)[: model[0].weight.ndim - 2]).double()
+        x = x * torch.linspace(0.1, 4, x.shape[1]).view(-1, *[1] * (x.ndim - 2))
+    moments = input_moments(model, [(x[: len(x) // 2],), (x[len(x) // 2 :],)])
+    bias = 0 if model[0].bias is None else model[0].bias.view(-1, *[1] * (x.ndim - 2)) if name != "linear" else model[0].bias
+
+    def lost(low: nn.Module) -> float:
+        return float(((low(x) - model(x)).norm() / (model(x) - bias).norm()).detach())
+
+    ranks = {"0": 2}
+    best = lost(decompose(model, ranks, moments))
+    assert best == pytest.approx(relative_errors(model, ranks, moments)["0"], rel=1e-3)
+    assert best < lost(decompose(model, ranks))
+    full = {"0": matrix_of(model[0]).full_rank}
+    torch.testing.assert_close(decompose(model, full, moments)(x), model(x), atol=1e-8, rtol=1e-8)
+
+
+def test_inputs_that_are_all_zero_leave_the_weights_error_alone() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 10))
+    moments = input_moments(model, [(torch.zeros(5, 12),)])
+    low, plain = (decompose(model, {"0": 3}, each)[0] for each in (moments, None))
+    torch.testing.assert_close(low.second.weight @ low.first.weight, plain.second.weight @ plain.first.weight)
+
+
+def test_energies_of_outputs_are_those_of_the_layers_products(star: Star) -> None:
+    found = energies(star, moments=input_moments(star, [clips()]))
+    assert set(found) == set(candidates(star))
+    features, _ = clips()
+    rows = star.input_norm(features.flatten(1)).view(-1, 9).double()
+    products = rows @ star.embedding.weight.double().T
+    assert found["embedding"].sum().item() == pytest.approx(products.square().sum().item(), rel=1e-4)
