@@ -15,6 +15,7 @@ from star_edge.models.padded import PaddedModel, softmax
 _GROWTH = (1, 1, 1, 1, 2, 2, 2, 4, 4, 4)  # of each block's width, against the first's; where it grows, frames halve
 _GROUPS = 8  # K, graphs of a block
 _DILATIONS = (1, 2, 3, 4)
+_HALF = 6e4  # within fp16, which products of two embeddings can leave; of infinities softmax would make NaN
 
 
 class DgStGcn(PaddedModel):
@@ -84,7 +85,8 @@ class DynamicGroupGcn(nn.Module):
         """
         a, b = self.embedding(x.mean(2)).unflatten(1, (2, _GROUPS, -1)).unbind(1)
         own = torch.tanh(a[..., :, None] - b[..., None, :])
-        shared = self.graph + self.beta * softmax(a.transpose(-1, -2) @ b, dim=-2)
+        alike = (a.transpose(-1, -2) @ b).clamp(-_HALF, _HALF)
+        shared = self.graph + self.beta * softmax(alike, dim=-2)
         return shared[:, :, None] + self.alpha * own
 
 

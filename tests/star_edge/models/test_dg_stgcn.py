@@ -71,6 +71,17 @@ def test_half_weights() -> None:
     assert_works_in_half(settled(DgStGcn(config(NTU25, frames=64))))
 
 
+def test_graphs_stay_finite_where_half_products_overflow() -> None:
+    spatial = settled(DgStGcn(config(NITE15, dim=64))).blocks[1].spatial
+    x = torch.randn(1, 64, 5, 15, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        spatial.embedding.weight.mul_(2000)
+        assert spatial.half().embedding(x.half().mean(2)).isfinite().all()
+        a, b = spatial.embedding(x.half().mean(2)).unflatten(1, (2, 8, -1)).unbind(1)
+        assert (a.transpose(-1, -2) @ b).isinf().any()
+        assert spatial.graphs(x.half()).isfinite().all()
+
+
 def test_export(tmp_path: Path) -> None:
     assert_exports(settled(DgStGcn(config(NTU25))), tmp_path / "dg_stgcn.onnx")
 
