@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -109,15 +109,16 @@ def matrix_of(module: Factorable) -> Matrix:
     return Matrix(outputs, inputs, groups)
 
 
-def candidates(model: nn.Module, kernels: bool = False) -> dict[str, Matrix]:
+def candidates(model: nn.Module, kernels: bool = False, excluded: Collection[str] = ("output",)) -> dict[str, Matrix]:
     """Path of each layer for which some rank saves parameters -> the shape of its matrix.
 
     Args:
         kernels: also convolutions with kernels larger than 1, unfolded.
+        excluded: names that keep a layer out, anywhere in its path; default: the classifier.
     """
     found = {}
     for path, module in model.named_modules():
-        if not isinstance(module, FACTORABLE) or module is model:
+        if not isinstance(module, FACTORABLE) or module is model or set(path.split(".")) & set(excluded):
             continue
         unfolds = not isinstance(module, nn.Linear) and math.prod(module.kernel_size) > 1
         if (kernels or not unfolds) and matrix_of(module).break_even > 1:
@@ -178,12 +179,12 @@ def truncated_svd(matrix: Tensor, rank: int, root: Tensor | None = None) -> tupl
     return first, second
 
 
-def energies(model: nn.Module, kernels: bool = False, moments: Moments | None = None) -> dict[str, Tensor]:
-    """Path of each candidate -> energy of each rank: s_i², summed over groups, largest first; float64 [full rank].
+def energies(model: nn.Module, paths: Iterable[str], moments: Moments | None = None) -> dict[str, Tensor]:
+    """Path of each layer -> energy of each rank: s_i², summed over groups, largest first; float64 [full rank].
 
     The squared singular values are those of the weights, or where there are ``moments`` those of the outputs.
     """
-    return {path: _squares(model, path, moments).sum(0).cpu() for path in candidates(model, kernels)}
+    return {path: _squares(model, path, moments).sum(0).cpu() for path in paths}
 
 
 def relative_errors(model: nn.Module, ranks: Mapping[str, int], moments: Moments | None = None) -> dict[str, float]:

@@ -117,7 +117,7 @@ def test_a_rank_deficient_layer_is_factorised_without_loss() -> None:
     model = nn.Sequential(nn.Linear(20, 16))
     with torch.no_grad():
         model[0].weight.copy_(torch.randn(16, 3) @ torch.randn(3, 20))
-    ranks = energy_ranks(candidates(model), energies(model), 1 - 1e-12)
+    ranks = energy_ranks(candidates(model), energies(model, candidates(model)), 1 - 1e-12)
     assert ranks == {"0": 3}
     x = torch.randn(5, 20)
     torch.testing.assert_close(decompose(model, ranks)(x), model(x), atol=1e-5, rtol=1e-5)
@@ -127,6 +127,7 @@ def test_a_factorised_star_is_rebuilt_from_config_and_ranks(star: Star) -> None:
     ranks = fixed_ranks(candidates(star), 8)
     low = decompose(star, ranks)
     assert "layers.0.spatial.qkv" in ranks
+    assert "head.output" in candidates(star, excluded=()).keys() - ranks.keys()  # the classifier
     assert "embedding" not in ranks  # 8 is its break-even: 9 inputs
     rebuilt = Star(star.config)
     factorise(rebuilt, ranks)
@@ -150,7 +151,7 @@ def test_an_unfit_rank_or_path_is_refused(star: Star) -> None:
 def test_more_energy_never_takes_less_rank(seed: int, one: float, other: float) -> None:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(12, 30), nn.Linear(30, 9), nn.Conv2d(9, 8, 1, groups=1))
-    layers, spectra = candidates(model), energies(model)
+    layers, spectra = candidates(model), energies(model, candidates(model))
     few, many = (energy_ranks(layers, spectra, share) for share in sorted((one, other)))
     for path, matrix in layers.items():
         assert few.get(path, matrix.break_even) <= many.get(path, matrix.break_even)
@@ -167,7 +168,7 @@ def cost(layers: dict[str, Matrix], ranks: dict[str, int], weights: dict[str, in
 def test_a_budget_is_kept_and_used(seed: int, share: float, macs: bool) -> None:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(12, 30), nn.Linear(30, 9), nn.Linear(9, 20))
-    layers, spectra = candidates(model), energies(model)
+    layers, spectra = candidates(model), energies(model, candidates(model))
     weights = {"0": 7, "1": 1, "2": 3} if macs else dict.fromkeys(layers, 1)
     least, most = cost(layers, dict.fromkeys(layers, 1), weights), cost(layers, {}, weights)
     budget = least + share * (most - least)
@@ -185,13 +186,13 @@ def test_a_budget_is_kept_and_used(seed: int, share: float, macs: bool) -> None:
 def test_a_budget_below_rank_one_is_refused() -> None:
     model = nn.Sequential(nn.Linear(12, 30))
     with pytest.raises(InputError, match="budget is too small"):
-        budget_ranks(candidates(model), energies(model), 41)
+        budget_ranks(candidates(model), energies(model, candidates(model)), 41)
 
 
 def test_a_sensitive_layer_keeps_more_of_a_budget() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
-    layers, spectra = candidates(model), energies(model)
+    layers, spectra = candidates(model), energies(model, candidates(model))
     ranks = budget_ranks(layers, spectra, 1200, sensitivity=lambda path: {"0": 1.0, "1": 20.0}[path])
     assert ranks["0"] < ranks.get("1", 32)
 
@@ -259,7 +260,7 @@ def test_inputs_that_are_all_zero_leave_the_weights_error_alone() -> None:
 
 
 def test_energies_of_outputs_are_those_of_the_layers_products(star: Star) -> None:
-    found = energies(star, moments=input_moments(star, [clips()]))
+    found = energies(star, candidates(star), moments=input_moments(star, [clips()]))
     assert set(found) == set(candidates(star))
     features, _ = clips()
     rows = star.input_norm(features.flatten(1)).view(-1, 9).double()
