@@ -89,7 +89,7 @@ class AdaptiveGraphConvolution(nn.Module):
         return F.relu(self.norm(y) + self.down(x))
 
     def graphs(self, x: Tensor) -> Tensor:
-        """B_k + alpha C_k, [N, K, V, V]; C_k = tanh(a_k^T b_k / (E T)) compares joints over all frames, a and b of E channels."""
+        """B_k + alpha C_k, [N, K, V, V]; C_k = tanh(a_k^T b_k / (E T)), with a and b of E channels, compares joints."""
         a, b = self.embedding(x).unflatten(1, (2, self.partitions, self.embedded)).flatten(3, 4).unbind(1)
         scale = (self.embedded * x.shape[2]) ** -0.5  # on both sides of the product, which fp16 could not hold
         return self.graph + self.alpha * torch.tanh((a * scale).transpose(-1, -2) @ (b * scale))

@@ -1,4 +1,4 @@
-"""DG-STGCN: learned graphs that know no skeleton, dilated temporal branches, joints fused with the whole (Duan et al., arXiv 2210.05895).
+"""DG-STGCN: learned graphs that know no skeleton, and joints fused with the whole (Duan et al., arXiv 2210.05895).
 
 N counts persons of all clips, T frames, V joints.
 """
@@ -19,7 +19,10 @@ _HALF = 6e4  # within fp16, which products of two embeddings can leave; of infin
 
 
 class DgStGcn(PaddedModel):
-    """Ten blocks, 64 to 256 channels wide; blocks keep their frames but for the fifth and the eighth, which halve them (rounded up)."""
+    """Ten blocks, 64 to 256 channels wide.
+
+    They keep their frames but for the fifth and the eighth, which halve them (rounded up).
+    """
 
     def __init__(self, config: PaddedConfig) -> None:
         super().__init__(config, width=_GROWTH[-1] * config.dim)

@@ -1,4 +1,4 @@
-"""What the tests of padded models share: settled weights, packed clips, layers written out in float64, and the exported graph."""
+"""What the tests of padded models share: settled weights, packed clips, layers in float64, and the exported graph."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def packed(shape: PaddedConfig, clips: Clips, seed: int = 0) -> tuple[Tensor, Te
 
 
 def settled(model: PaddedModel, seed: int = 0) -> PaddedModel:
-    """The model in eval mode, every weight drawn anew and the BatchNorms with the statistics of random clips, odd ones among them."""
+    """The model in eval mode, every weight drawn anew, the BatchNorms' statistics from random clips, some odd."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
