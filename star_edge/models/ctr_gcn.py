@@ -115,7 +115,8 @@ class MultiScaleTemporalConvolution(nn.Module):
         super().__init__()
         self.narrow = channels // (len(_DILATIONS) + 2)
         reduced = (len(_DILATIONS) + 1) * self.narrow
-        self.reduce = nn.Sequential(nn.Conv2d(channels, reduced, 1), nn.BatchNorm2d(reduced), nn.ReLU())
+        reduced_norm = nn.BatchNorm2d(reduced)
+        self.reduce = nn.Sequential(nn.Conv2d(channels, reduced, 1), reduced_norm, nn.ReLU())
         self.dilated = nn.ModuleList(
             nn.Conv2d(self.narrow, self.narrow, (_KERNEL, 1), stride=(stride, 1), padding=(reach, 0), dilation=(dilation, 1))
             for dilation, reach in ((dilation, dilation * (_KERNEL // 2)) for dilation in _DILATIONS)
@@ -127,7 +128,7 @@ class MultiScaleTemporalConvolution(nn.Module):
         convolutions = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d)]
         for layer in convolutions:
             draw(layer, std=math.sqrt(2 / (self.narrow * layer.kernel_size[0])))
-        for norm in (self.reduce[1], self.norm):
+        for norm in (reduced_norm, self.norm):
             nn.init.normal_(norm.weight, mean=1, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ from star_edge.models.limbs import Division, arms_and_rest, layout_of, rest_and_
 from star_edge.models.padded import LayerNorm, PaddedModel, softmax
 
 _HEADS = 8
-_TAPPED = {0: 4, 4: 2, 7: 1, 9: 1}  # blocks that the fusion tokens come from, and every which of their frames
+# blocks that the fusion tokens come from: every which of their frames, and their width against dim
+_TAPPED = {0: (4, 1), 4: (2, 2), 7: (1, 4), 9: (1, 4)}
 _LINES_OF_TEXT = 5  # of an action: on the whole of it, and on what head, hands, hips and feet do
 _TEXT = 512  # width of CLIP's embedding
 
@@ -39,9 +40,7 @@ class StepCatFormer(PaddedModel):
         super().__init__(config, width=width, together=True)
         layout = layout_of(config)
         self.blocks = blocks(config)
-        self.fusion = nn.ModuleList(
-            _fusion(self.blocks[block].temporal.norm.num_features, width, stride) for block, stride in _TAPPED.items()
-        )
+        self.fusion = nn.ModuleList(_fusion(growth * config.dim, width, stride) for stride, growth in _TAPPED.values())
         self.fuse = nn.Conv2d(width, width, 1)
         self.embedding = nn.Linear(width, width)
         self.positions = nn.Parameter(torch.randn(config.joints, width))
@@ -52,7 +51,13 @@ class StepCatFormer(PaddedModel):
         self.time = nn.ModuleList(TimeTransformer(width, config.joints) for _ in range(2))
         flat = width * config.joints
         self.mlp = nn.Sequential(
-            LayerNorm(flat), nn.Linear(flat, flat), nn.GELU(), LayerNorm(flat), nn.Linear(flat, flat), nn.GELU(), LayerNorm(flat)
+            LayerNorm(flat),
+            nn.Linear(flat, flat),
+            nn.GELU(),
+            LayerNorm(flat),
+            nn.Linear(flat, flat),
+            nn.GELU(),
+            LayerNorm(flat),
         )
         self.training_heads = TrainingHeads(width, config.classes)
         nn.init.normal_(self.output.weight, std=math.sqrt(2 / config.classes))
@@ -73,7 +78,7 @@ class StepCatFormer(PaddedModel):
 
     def backbone(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """CTR-GCN's output [N, D, T', V], and the fusion tokens [N, D, T', 4]: the joints' mean at four depths."""
-        means = []
+        means: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i in _TAPPED:
@@ -107,6 +112,9 @@ class PartAttention(nn.Module):
         mixed: whether a part's keys come from the second input, its queries and values from the first; otherwise the upper part
             is the first's and the lower part the second's.
     """
+
+    upper_joints: Tensor
+    lower_joints: Tensor
 
     def __init__(self, width: int, division: Division, mixed: bool) -> None:
         super().__init__()
