@@ -21,8 +21,8 @@ ENGINES = {
     "tensorrt": "runtime.engines.tensorrt",
     "torch": "star_edge.torch_engine",
 }
-# the default for STAR, and for the padded models, which it has no kernels for
-DEFAULT_ENGINE, DEFAULT_PADDED_ENGINE = "native", "onnxruntime"
+# the default for STAR, and for what that has no kernels for: padded models, and low rank
+DEFAULT_ENGINE, OTHER_DEFAULT_ENGINE = "native", "onnxruntime"
 # engines that choose between devices; every other has one, and the name says which
 DEVICES = {"native": ("cpu", "cuda")}
 
@@ -30,7 +30,8 @@ DEVICES = {"native": ("cpu", "cuda")}
 def default_engine(manifest: Manifest) -> str:
     """The engine a bundle runs with where none is named."""
     model = MODELS.get(manifest.model.name)
-    return DEFAULT_PADDED_ENGINE if model is not None and model.padded else DEFAULT_ENGINE
+    other = model is not None and (model.padded or bool(manifest.model.config.get("ranks")))
+    return OTHER_DEFAULT_ENGINE if other else DEFAULT_ENGINE
 
 
 def open_engine(
@@ -101,7 +102,7 @@ def load(
     Args:
         path: folder ``NAME.star`` or packed ``NAME.star.zip``; every file is compared with its hash.
         engine: ``native``, ``onnxruntime``, ``tensorrt``, for which ``star-edge build`` must have made one, or ``torch``, the reference;
-            default: native for STAR, onnxruntime for the padded models.
+            default: native, or onnxruntime for padded models and low rank.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; default: the bundle's default.
         threads: threads of one call; default: the cores this process may use.
         mode: ``packed`` or ``per-clip``; default: the engine's faster one.

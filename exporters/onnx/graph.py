@@ -34,7 +34,7 @@ Base = Literal["fp32", "fp16"]
 def quantised_modules(config: StarConfig) -> list[str]:
     """Module paths that an int8 graph quantises: QKV and FFN of every encoder and both head layers."""
     inner = [f"{encoder}.{name}" for encoder in _encoders(config) for name in ("qkv", "linear1", "linear2")]
-    return [*inner, "head.hidden", "head.output"]
+    return [part for module in (*inner, "head.hidden", "head.output") for part in _factors(config, module)]
 
 
 def recorded_tensors(config: StarConfig) -> dict[str, str]:
@@ -59,12 +59,15 @@ def recorded_tensors(config: StarConfig) -> dict[str, str]:
                 f"{path}.linear2.in": f"{path}.activation.out",
             }
         source = f"layers.{layer}.out"
-    return table | {
+    table |= {
         "context.in": source,
         "context.out": "context.out",
         "head.hidden.in": "context.flat",
         "head.output.in": "head.activation.out",
     }
+    for module in config.ranks:
+        table |= {f"{module}.first.in": table.pop(f"{module}.in"), f"{module}.second.in": f"{module}.first.out"}
+    return table
 
 
 def node_precisions(
@@ -76,6 +79,8 @@ def node_precisions(
     for encoder in _encoders(config):
         table |= {f"{encoder}.{name}": remainder for name in ("qkv", "attention", "linear1", "linear2")}
         table |= {f"{encoder}.{name}": "fp32" for name in ("norm1", "norm2")}
+    for module in config.ranks:
+        table |= dict.fromkeys(_factors(config, module), table.pop(module))
     table["input_norm"] = "fp32"
     if precision == "int8":
         table |= dict.fromkeys(quantised_modules(config) if quantised is None else quantised, "int8")
@@ -207,7 +212,10 @@ class _Graph:
         return self.nodes.add(op, inputs, f"{path}.out", name=path, domain=DOMAIN, **attributes(op, self.config))
 
     def _linear(self, x: str, path: str, inputs: int, outputs: int, *, bias: bool = True, output: str = "") -> str:
-        """x W^T + b; the MatMul carries the module's name. Quantised if the module is."""
+        """x W^T + b; the MatMul carries the module's name. Quantised if the module is. Of low rank, one factor after the other."""
+        if rank := self.config.ranks.get(path):
+            x = self._linear(x, f"{path}.first", inputs, rank, bias=False)
+            return self._linear(x, f"{path}.second", rank, outputs, bias=bias, output=output or f"{path}.out")
         weight = self._weight(f"{path}.weight", (outputs, inputs)).T
         name = f"{path}.weight"
         if path in self.quantised:
@@ -215,7 +223,7 @@ class _Graph:
         else:
             self._float_initializer(name, weight)
         if not bias:
-            return self.nodes.add("MatMul", [x, name], f"{path}.out", name=path)
+            return self.nodes.add("MatMul", [x, name], output or f"{path}.out", name=path)
         product = self.nodes.add("MatMul", [x, name], f"{path}.matmul", name=path)
         self._float_initializer(f"{path}.bias", self._weight(f"{path}.bias", (outputs,)))
         return self.nodes.add("Add", [product, f"{path}.bias"], output or f"{path}.out", name=f"{path}.add")
@@ -277,6 +285,11 @@ class _Graph:
         if array.shape != shape:
             raise MismatchError("a weight has the wrong shape", where=name, found=list(array.shape), expected=list(shape))
         return array
+
+
+def _factors(config: StarConfig, module: str) -> list[str]:
+    """A linear layer, or its factors where it has a rank."""
+    return [f"{module}.first", f"{module}.second"] if module in config.ranks else [module]
 
 
 def _encoders(config: StarConfig) -> list[str]:

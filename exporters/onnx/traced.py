@@ -57,7 +57,7 @@ def trace(model: PaddedModel, precision: Base = "fp32") -> ModelProto:
             (example, lengths),
             input_names=["features", "cu_seqlens"],
             output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("frames")}, {0: torch.export.Dim("boundaries")}),
+            dynamic_shapes=({0: torch.export.Dim("frames")}, {0: torch.export.Dim("boundaries", min=3)}),
             dynamo=True,
             opset_version=OPSET,
             verbose=False,

@@ -30,8 +30,9 @@ def precisions(manifest: Manifest, device: str = "cpu") -> tuple[str, ...]:
 
 
 def knows(manifest: Manifest) -> bool:
-    """Whether a bundle's model is one that this engine has kernels for: a STAR, of any shape."""
-    return {"edges", "heads", "layers"} <= manifest.model.config.keys()
+    """Whether a bundle's model is one that this engine has kernels for: a STAR, of any shape, whose matrices are whole."""
+    config = manifest.model.config
+    return {"edges", "heads", "layers"} <= config.keys() and not config.get("ranks")
 
 
 def open_engine(
@@ -59,9 +60,9 @@ def open_engine(
     """
     if not knows(bundle.manifest):
         raise MismatchError(
-            f"the native engine does not compute {bundle.manifest.model.name}",
+            f"the native engine does not compute this {bundle.manifest.model.name}",
             where=bundle.path,
-            expected="a STAR model",
+            expected="a STAR model with whole matrices, not padded and not of low rank",
             hint="--engine onnxruntime",
         )
     if precision != "bf16":

@@ -33,8 +33,10 @@ def padded_macs(name: str, config: PaddedConfig) -> int:
 
 def linear_macs(config: StarConfig) -> int:
     """Embedding, and QKV (3 d²) and FFN (2 d²) of both branches of each layer, per row."""
-    dim = config.dim
-    return config.joints * (config.channels * dim + config.layers * 2 * 5 * dim * dim)
+    dim, widths = config.dim, {"qkv": 3 * config.dim, "linear1": config.dim, "linear2": config.dim}
+    branches = [f"layers.{layer}.{branch}" for layer in range(config.layers) for branch in ("spatial", "temporal")]
+    inside = sum(_product(config, f"{path}.{name}", dim, width) for path in branches for name, width in widths.items())
+    return config.joints * (_product(config, "embedding", config.channels, dim) + inside)
 
 
 def spatial_macs(config: StarConfig) -> int:
@@ -54,4 +56,11 @@ def gate_macs(config: StarConfig) -> int:
 
 def head_macs(config: StarConfig) -> int:
     """Per clip: the context's W (d² per joint) and both head layers."""
-    return config.joints * config.dim * (config.dim + config.hidden) + config.hidden * config.classes
+    hidden = _product(config, "head.hidden", config.joints * config.dim, config.hidden)
+    return config.joints * config.dim**2 + hidden + _product(config, "head.output", config.hidden, config.classes)
+
+
+def _product(config: StarConfig, path: str, inputs: int, outputs: int) -> int:
+    """MACs of a linear layer on one vector: of both factors where it has a rank."""
+    rank = config.ranks.get(path)
+    return inputs * outputs if rank is None else rank * (inputs + outputs)

@@ -184,7 +184,7 @@ def _bytes_per_element(layers: int, width: int, quantised: int) -> int:
 def _weight_bytes(config: StarConfig, width: int, quantised: int) -> int:
     """Matrices alone; biases and normalisations are a hundredth of them."""
     dim = config.dim
-    inside = config.layers * 2 * 5 * dim * dim + config.hidden * (config.joints * dim + config.classes)
+    inside = linear_macs(config) // config.joints - config.channels * dim + head_macs(config) - config.joints * dim * dim
     return quantised * inside + width * (config.channels * dim + dim * dim)
 
 

@@ -20,6 +20,7 @@ VERBS = {
     "data": "Convert recordings to a packed dataset folder, or describe one.",
     "train": "Train a model on a packed dataset or an .npz file.",
     "evaluate": "Accuracy of a checkpoint on a split.",
+    "compress": "A smaller checkpoint from a trained one: low rank.",
     "export": "Checkpoint to bundle: canonical ONNX, weights, golden clips.",
     "calibrate": "Add calibrated INT8 to a bundle.",
     "analyze": "Which layers INT8 harms or speeds up, and which should keep it.",

@@ -17,7 +17,7 @@ from runtime.engine import EngineReport
 from runtime.errors import InputError
 from runtime.manifest import PRECISIONS
 from star_edge.cli.common import Output, common_options, find_bundle
-from star_edge.engines import DEFAULT_ENGINE, DEFAULT_PADDED_ENGINE, ENGINES, load
+from star_edge.engines import DEFAULT_ENGINE, ENGINES, OTHER_DEFAULT_ENGINE, load
 
 if TYPE_CHECKING:
     from runtime.clip import Clip
@@ -80,7 +80,9 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[BUNDLE] CLIP...", type=click.Path(path_type=Path))
 @click.option(
-    "--engine", type=click.Choice(list(ENGINES)), show_default=f"{DEFAULT_ENGINE}, {DEFAULT_PADDED_ENGINE} for padded models"
+    "--engine",
+    type=click.Choice(list(ENGINES)),
+    show_default=f"{DEFAULT_ENGINE}, {OTHER_DEFAULT_ENGINE} for padded models and low rank",
 )
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the bundle's default precision.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one call; default: all usable cores.")

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from runtime.errors import GateError
 from runtime.manifest import PRECISIONS
 from star_edge.cli.common import Output, common_options, find_bundle
-from star_edge.engines import DEFAULT_ENGINE, DEFAULT_PADDED_ENGINE, ENGINES
+from star_edge.engines import DEFAULT_ENGINE, ENGINES, OTHER_DEFAULT_ENGINE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,7 +29,7 @@ _SHOWS_LAYERS = "onnxruntime"
 @click.option(
     "--engine",
     type=click.Choice(list(ENGINES)),
-    help=f"Default: {DEFAULT_ENGINE}, {DEFAULT_PADDED_ENGINE} for padded models; with --layers {_SHOWS_LAYERS}.",
+    help=f"Default: {DEFAULT_ENGINE}, {OTHER_DEFAULT_ENGINE} for padded models and low rank; with --layers {_SHOWS_LAYERS}.",
 )
 @click.option("--precision", type=click.Choice(["all", *PRECISIONS]), default="all", show_default=True)
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset; the training source recorded in BUNDLE if left out.")

@@ -59,6 +59,10 @@ def _padded(module: str, model: str, **fields: Any) -> Registered:
 MODELS: dict[str, Registered] = {
     "star-64": Registered("star", "Star", StarConfig, {"dim": 64}),
     "star-128": Registered("star", "Star", StarConfig, {"dim": 128}),
+    "ctr-gcn": _padded("ctr_gcn", "CtrGcn"),
+    "step-catformer": _padded("step_catformer", "StepCatFormer"),
+    "aagcn": _padded("aagcn", "Aagcn"),
+    "dg-stgcn": _padded("dg_stgcn", "DgStGcn", frames=100),
 }
 
 
@@ -100,15 +104,12 @@ def star_config(
 
 def padded_config(name: str, skeleton: Skeleton, channels: int, classes: int, **overrides: Any) -> PaddedConfig:
     """Config of a padded model; the last of the features' ``channels`` is the person's number."""
-    from star_edge.models.body_parts import body_parts
-
     return PaddedConfig(
         joints=skeleton.num_joints,
         channels=channels,
         classes=classes,
         bones=skeleton.bones,
         root=skeleton.root,
-        parts=body_parts(skeleton),
         **_fields(name, overrides),
     )
 
@@ -145,4 +146,8 @@ def build_model(name: str, config: ModelConfig) -> Model:
     """A freshly initialised model."""
     entry = registered(name)
     model: Model = getattr(importlib.import_module(f"star_edge.models.{entry.module}"), entry.model)(config)
+    if config.ranks:
+        from star_edge.compression.low_rank import factorise
+
+        factorise(model, config.ranks)
     return model

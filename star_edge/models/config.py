@@ -16,6 +16,7 @@ class StarConfig(msgspec.Struct, frozen=True):
         dim, heads, layers: width d, heads (d / heads = e), depth.
         hidden: width of the classification head.
         dropout: after attention and in the FFN. attention_dropout: on spatial attention weights. head_dropout: in the head.
+        ranks: path of a linear layer -> rank of the two factors that stand for it, ``<path>.first`` and ``<path>.second``.
     """
 
     joints: int
@@ -29,6 +30,7 @@ class StarConfig(msgspec.Struct, frozen=True):
     dropout: float = 0.0
     attention_dropout: float = 0.0
     head_dropout: float = 0.0
+    ranks: dict[str, int] = {}
 
 
 class PaddedConfig(msgspec.Struct, frozen=True):
@@ -42,6 +44,7 @@ class PaddedConfig(msgspec.Struct, frozen=True):
         time: how a clip comes to T frames. ``pad`` puts zeros behind, and resamples what is longer; ``resample`` always resamples.
         dim: width of the first blocks; later ones follow from it.
         dropout: in the way of the model's authors.
+        ranks: as of :class:`StarConfig`, of convolutions too.
     """
 
     joints: int
@@ -55,3 +58,4 @@ class PaddedConfig(msgspec.Struct, frozen=True):
     time: Literal["pad", "resample"] = "resample"
     dim: int = 64
     dropout: float = 0.0
+    ranks: dict[str, int] = {}

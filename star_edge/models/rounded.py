@@ -137,6 +137,8 @@ class _Run:
         return self._keep("context", segment_mean(gate * x, self.cu_seqlens))
 
     def _linear(self, path: str, x: Tensor) -> Tensor:
+        if path in self.model.config.ranks:
+            return self._keep(path, self._linear(f"{path}.second", self._linear(f"{path}.first", x)))
         x = self._keep(path, F.linear(x, self.weights[f"{path}.weight"]))
         bias = self.weights.get(f"{path}.bias")
         return x if bias is None else self._keep(path, x + bias)

@@ -15,6 +15,7 @@ from calibration.selection import stratified
 from runtime.errors import InputError, MismatchError
 from runtime.files import sha256_of
 from star_edge.data.recorded import Recorded, open_recorded
+from star_edge.models import build_model
 from star_edge.models.config import StarConfig
 from star_edge.models.star import Star
 from star_edge.training.batches import packed_batches, rows_of
@@ -22,7 +23,7 @@ from star_edge.training.checkpoint import Checkpoint, ModelEntry, QuantisationEn
 from star_edge.training.evaluate import FRAMES_PER_BATCH
 from star_edge.training.fake_quant import find_ranges, get_ranges, insert_quantisers, set_ranges
 from star_edge.training.loop import Task, Trainer
-from star_edge.training.recipe import Recipe, qat_recipe
+from star_edge.training.recipe import QAT, Recipe, continued_recipe
 
 _CALIBRATION_CLIPS = 128
 
@@ -75,7 +76,7 @@ class QatTrainer(Trainer):
             raise MismatchError("the model was trained on another split", where=path, found=split, expected=trained.split)
         dataset = open_recorded(Recorded.in_checkpoint(start), data, f"train --qat {path}")
         task = Task.of(dataset, trained.split, trained.fitted)
-        return cls(task, path, start, qat_recipe(start.recipe, start.features, **changes), out, seed)
+        return cls(task, path, start, continued_recipe(start.recipe, start.features, QAT, **changes), out, seed)
 
     def _entry(self, model_name: str, attention: Any) -> ModelEntry:
         recipe = self.recipe
@@ -88,7 +89,8 @@ class QatTrainer(Trainer):
         return ModelEntry(model_name, config)
 
     def _build(self) -> Star:
-        model = Star(self.model_entry.config)
+        model = build_model(self.model_entry.name, self.model_entry.config)
+        assert isinstance(model, Star)
         model.load_state_dict(self.start.state_dict)
         insert_quantisers(model)
         return model

@@ -37,7 +37,11 @@ void check_edges(const Config &config) {
 }  // namespace
 
 bool is_star_config(const Json &config) {
-    return config.is_object() && config.size() == kFields.size() &&
+    if (!config.is_object()) return false;
+    const auto ranks = config.find("ranks");  // of older bundles there are none; the kernels take whole matrices alone
+    const bool whole = ranks == config.end() || (ranks->is_object() && ranks->empty());
+    const std::size_t fields = kFields.size() + (ranks == config.end() ? 0 : 1);
+    return whole && config.size() == fields &&
            std::all_of(kFields.begin(), kFields.end(), [&config](const std::string &field) { return config.contains(field); });
 }
 

@@ -12,7 +12,7 @@
 
 namespace star {
 
-/// Whether a model's configuration has exactly STAR's fields, whatever the variant is named.
+/// Whether a model's configuration has exactly STAR's fields and no matrix of low rank, whatever the variant is named.
 bool is_star_config(const Json &config);
 
 /// Configuration with every size within limits that no product of two overflows. Throws Malformed.

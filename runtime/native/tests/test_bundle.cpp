@@ -268,6 +268,8 @@ TEST_CASE("parts of a manifest that contradict each other are refused") {
 
 TEST_CASE("another family of models is refused by name") {
     check_refused(refusal_of_manifest("/model/config/temporal_kernel", 9), STAR_UNSUPPORTED, "star-4");
+    check_refused(refusal_of_manifest("/model/config/ranks", {{"head.hidden", 2}}), STAR_UNSUPPORTED, "star-4");
+    check_refused(refusal_of_manifest("/model/config/ranks", 3), STAR_UNSUPPORTED, "star-4");
     Json manifest = tiny_manifest();
     manifest["model"] = {{"name", "ctr-gcn"}, {"config", Json::object()}};
     check_refused(refusal_of(seal(manifest, safetensors(tiny_tensors()))), STAR_UNSUPPORTED, "ctr-gcn");

@@ -24,7 +24,7 @@ from runtime.errors import InputError, MismatchError  # noqa: E402
 from star_edge.training.batches import AugmentedBatches, deal  # noqa: E402
 from star_edge.training.loop import Trainer, learning_rate  # noqa: E402
 from star_edge.training.parallel import join  # noqa: E402
-from star_edge.training.recipe import DEFAULT, Recipe, get_recipe, qat_recipe  # noqa: E402
+from star_edge.training.recipe import DEFAULT, QAT, Recipe, continued_recipe, get_recipe  # noqa: E402
 
 SCRIPT = Path(shared_training.__file__)
 # without dropout, whose masks differ by process; 70 rows hold two to five of the clips, so that a third process may have none
@@ -159,7 +159,7 @@ def test_a_recipe_that_would_train_nothing_is_refused(tmp_path: Path, field: dic
 
 def test_quantisation_aware_training_goes_on_in_float32() -> None:
     trained = msgspec.to_builtins(msgspec.structs.replace(RECIPE, amp="bf16", accumulate=3))
-    recipe = qat_recipe(trained, RECIPE.features)
+    recipe = continued_recipe(trained, RECIPE.features, QAT)
     assert (recipe.amp, recipe.accumulate) == ("none", 3)
 
 

@@ -37,7 +37,7 @@ from star_edge.training.checkpoint import (  # noqa: E402
 from star_edge.training.evaluate import model_logits  # noqa: E402
 from star_edge.training.fake_quant import find_ranges, get_ranges, insert_quantisers, quantised_products, set_ranges  # noqa: E402
 from star_edge.training.qat import QatTrainer  # noqa: E402
-from star_edge.training.recipe import DEFAULT, qat_recipe  # noqa: E402
+from star_edge.training.recipe import DEFAULT, QAT, continued_recipe  # noqa: E402
 
 CLASSES = ("down", "up", "still")
 SPLIT = "xsub"
@@ -276,7 +276,7 @@ def test_what_does_not_fit_the_checkpoint_is_refused(start: Path, data: Path, tm
 
 def test_the_recipe_is_that_of_the_model_with_small_steps() -> None:
     features = FeatureRecipe(channels=3)
-    recipe = qat_recipe({"label_smoothing": 0.3, "lr": 1.0, "seed": 5, "name": "mine"}, features, epochs=3)
+    recipe = continued_recipe({"label_smoothing": 0.3, "lr": 1.0, "seed": 5, "name": "mine"}, features, QAT, epochs=3)
     assert (recipe.name, recipe.label_smoothing, recipe.epochs, recipe.features) == ("qat", 0.3, 3, features)
     assert recipe.lr < DEFAULT.lr
     assert (recipe.dropout, recipe.ema) == (DEFAULT.dropout, DEFAULT.ema)

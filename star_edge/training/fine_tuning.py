@@ -1,0 +1,52 @@
+"""Fine-tuning: a compressed model's weights, trained on for some epochs on the clips it was fitted on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from torch import nn
+
+from star_edge.models import build_model
+from star_edge.training.checkpoint import Checkpoint, ModelEntry
+from star_edge.training.distillation import Teacher
+from star_edge.training.loop import Task, Trainer
+from star_edge.training.recipe import Recipe
+
+
+class FineTuner(Trainer):
+    """Trains from weights at hand.
+
+    Args:
+        task, recipe, out, seed, teacher: as for :class:`Trainer`.
+        start: the weights to begin with, and the model they are of.
+        origin_sha256: of the checkpoint that ``start`` was made from, so that a run is not continued on another one.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        start: Checkpoint,
+        origin_sha256: str,
+        recipe: Recipe,
+        out: Path,
+        seed: int = 0,
+        teacher: Teacher | None = None,
+    ) -> None:
+        self.start, self.origin_sha256 = start, origin_sha256
+        super().__init__(task, start.model.name, recipe, out, seed, teacher=teacher)
+
+    def _entry(self, model_name: str, attention: Any) -> ModelEntry:
+        config, recipe = self.start.model.config, self.recipe
+        rates = {name: getattr(recipe, name) for name in ("dropout", "attention_dropout", "head_dropout")}
+        known = {name: rate for name, rate in rates.items() if hasattr(config, name)}
+        return ModelEntry(model_name, msgspec.structs.replace(config, **known))
+
+    def _build(self) -> nn.Module:
+        model = build_model(self.model_entry.name, self.model_entry.config)
+        model.load_state_dict(self.start.state_dict)
+        return model
+
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity(), "origin": self.origin_sha256}

@@ -1,0 +1,164 @@
+"""``star-edge compress`` through the real entry point: what it makes, that the rest of the pipeline takes it, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from star_edge import cli  # noqa: E402
+from star_edge.skeletons import NITE15  # noqa: E402
+from star_edge.training.checkpoint import DataEntry, load_checkpoint, save_checkpoint  # noqa: E402
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def star_edge(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Runs a verb in an empty folder: (arguments) -> exit code, stdout, stderr."""
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["star-edge", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def start(random_checkpoint: Path, tmp_path: Path) -> Path:
+    """Checkpoint of a small model that names 30 clips of noise by six subjects as its data."""
+    rng, lengths = np.random.default_rng(0), np.full(30, 8)
+    np.savez(tmp_path / "noise.npz", xyz=rng.normal(0, 0.3, (240, 15, 3)).astype(np.float32), lengths=lengths,
+             labels=np.arange(30) % 5, subjects=np.arange(30) // 5 + 1, edges=np.array(NITE15.bones),
+             class_names=np.array(list("abcde")))  # fmt: skip
+    saved = load_checkpoint(random_checkpoint)
+    data = DataEntry(str(tmp_path / "noise.npz"), "noise", "xsub")
+    save_checkpoint(msgspec.structs.replace(saved, data=data), tmp_path / "start.pt")
+    return tmp_path / "start.pt"
+
+
+def test_low_rank_from_checkpoint_to_engines(star_edge: Command, start: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    code, out, err = star_edge("compress", "lowrank", start, "--params", 0.6, "--finetune", 1, "--distill", "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    low = load_checkpoint(tmp_path / "runs/lowrank/ckpt.pt")
+    assert low.model.config.ranks == {layer["path"]: layer["rank"] for layer in report["layers"]}
+    counted = sum(tensor.numel() for name, tensor in low.state_dict.items() if "running" not in name and "tracked" not in name)
+    assert counted == report["after"]["parameters"]
+    assert 0.5 * report["before"]["parameters"] < counted <= 0.6 * report["before"]["parameters"]
+    assert report["after"]["macs"] < report["before"]["macs"]
+    assert report["after"]["bytes"] < report["before"]["bytes"]
+    assert report["epochs"] == 1
+    assert low.recipe["name"] == "fine-tuning"
+    assert low.recipe["teacher"] == str(start)
+
+    assert star_edge("evaluate", "runs/lowrank/ckpt.pt")[0] == 0
+    code, _, err = star_edge("export", "--fp16", "runs/lowrank/ckpt.pt", "--out", "low.star")
+    assert code == 0, err
+    code, out, err = star_edge("verify", "low.star", "--json")  # with the engine that has kernels for it
+    assert code == 0, err
+    assert {row["engine"] for row in json.loads(out)["results"]} == {"onnxruntime", "torch"}
+    code, _, err = star_edge("run", "low.star", "noise.npz", "--engine", "native")
+    assert code == 4
+    assert "low rank" in err
+    assert "--engine onnxruntime" in err
+
+
+def test_low_rank_in_int8(star_edge: Command, start: Path) -> None:
+    pytest.importorskip("modelopt.onnx.quantization", reason="modelopt.onnx is not installed")
+    assert star_edge("compress", "lowrank", start, "--rank", 5)[0] == 0
+    assert star_edge("export", "runs/lowrank/ckpt.pt", "--out", "low.star")[0] == 0
+    code, out, err = star_edge("calibrate", "low.star", "--samples", 8, "--json")
+    assert code == 0, err
+    quantised = json.loads(out)["quantised"]
+    assert {"head.hidden.first", "head.hidden.second", "layers.1.temporal.qkv.second"} <= set(quantised)
+    assert "head.hidden" not in quantised
+
+
+@pytest.mark.parametrize("policy", [("--rank", 4), ("--energy", 0.9), ("--macs", 0.7)])
+def test_every_policy_makes_the_model_smaller(star_edge: Command, start: Path, policy: tuple[str, float]) -> None:
+    code, out, err = star_edge("compress", "lowrank", start, *policy, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["after"]["parameters"] < report["before"]["parameters"]
+    if policy[0] == "--macs":
+        assert report["after"]["macs"] <= 0.7 * report["before"]["macs"]
+    if policy[0] == "--rank":
+        assert {layer["rank"] for layer in report["layers"]} == {4}
+
+
+def test_without_clips_the_matrices_are_approximated(star_edge: Command, random_checkpoint: Path, tmp_path: Path) -> None:
+    code, out, err = star_edge("compress", "lowrank", random_checkpoint, "--params", 0.6, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert (report["before"]["top1"], report["cut_top1"], report["validation_clips"]) == (None, None, 0)
+    code, _, err = star_edge("compress", "lowrank", random_checkpoint, "--rank", 3, "--finetune", 1, "--out", "other")
+    assert code == 2
+    assert "--data" in err
+
+
+def test_a_full_rank_model_answers_as_before(star_edge: Command, start: Path, tmp_path: Path) -> None:
+    from star_edge.compression.low_rank import decompose
+    from star_edge.training.checkpoint import build_from_checkpoint
+
+    model = build_from_checkpoint(load_checkpoint(start))
+    low = decompose(model, {"layers.0.spatial.qkv": 16, "head.hidden": 24}).eval()
+    rows, ends = torch.randn(9, 15, 9), torch.tensor([0, 4, 9], dtype=torch.int32)
+    with torch.no_grad():
+        torch.testing.assert_close(low(rows, ends), model(rows, ends), atol=1e-4, rtol=1e-4)
+
+
+def test_wrong_ways_are_refused(star_edge: Command, start: Path) -> None:
+    for arguments, part in (
+        ((), "one of --rank"),
+        (("--rank", 3, "--energy", 0.5), "one of --rank"),
+        (("--rank", 3, "--lr", 0.1), "belong to --finetune"),
+        (("--params", 0.01), "too small"),
+        (("--rank", 1000), "no layer gets smaller"),
+    ):
+        code, _, err = star_edge("compress", "lowrank", start, *arguments)
+        assert (code, part in err) == (2, True), err
+    assert star_edge("compress", "lowrank", start, "--rank", 3)[0] == 0
+    code, _, err = star_edge("compress", "lowrank", start, "--rank", 3)
+    assert (code, "already there" in err) == (2, True)
+    code, _, err = star_edge("compress", "lowrank", "runs/lowrank/ckpt.pt", "--rank", 3, "--out", "again")
+    assert (code, "low rank already" in err) == (2, True)
+
+
+def test_interrupted_fine_tuning_goes_on_to_the_same_weights(
+    star_edge: Command, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from star_edge.training.loop import Trainer
+
+    command = ("compress", "lowrank", start, "--rank", 4, "--finetune", 3)
+    assert star_edge(*command, "--out", "whole")[0] == 0
+    finish = Trainer._finish_epoch
+
+    def interrupted(trainer: Trainer, loss: float, accuracy: float) -> object:
+        found = finish(trainer, loss, accuracy)
+        if trainer.epoch == 2:
+            raise KeyboardInterrupt
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_finish_epoch", interrupted)
+        assert star_edge(*command, "--out", "parts")[0] == 130
+    assert star_edge(*command, "--out", "parts", "--resume")[0] == 0
+    one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True)["weights"] for name in ("whole", "parts"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
