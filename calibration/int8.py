@@ -36,6 +36,9 @@ FLOAT_REASONS = {
     "context": "means over frames and a gate: float32 inside",
 }
 
+# and of a padded model
+NARROW = "a convolution of fewer than 16 channels: nothing to gain"
+
 
 @dataclass(frozen=True)
 class Int8Model:
@@ -76,7 +79,7 @@ def make_int8_model(bundle: Bundle, table: CalibrationTable, quantised: Collecti
         raise MismatchError("the INT8 graph has other Q/DQ nodes than its modules need", found=qdq, expected=expected)
     never = lowering.node_precisions("int8", base)
     left_float = {
-        module: f"{precision}: {FLOAT_REASONS[module.rpartition('.')[2]]}"
+        module: f"{precision}: {FLOAT_REASONS.get(module.rpartition('.')[2], NARROW)}"
         for module, precision in never.items()
         if precision != "int8"
     }

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _WEIGHTED = {"Conv": 0, "MatMul": 1, "Gemm": 1}
 
 _WEIGHT_SUFFIX = ".weight"
+_LEAST_CHANNELS = 16
 # where the exporter writes the modules around a node, from the outermost
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -80,11 +81,12 @@ class TracedLowering:
 
     def __init__(self, models: Mapping[Base, ModelProto]) -> None:
         self._models = models
-        self._products = _products(models["fp32"])
+        self._modules = list(_products(models["fp32"]))
+        self._products = _wide_products(models["fp32"])
 
     @property
     def quantised_modules(self) -> list[str]:
-        """Paths of the modules that an int8 graph quantises: all that have a matrix or a filter."""
+        """Paths of the modules that an int8 graph quantises: linear layers, and convolutions of at least 16 channels."""
         return list(self._products)
 
     @property
@@ -94,7 +96,7 @@ class TracedLowering:
 
     def node_precisions(self, precision: str, base: Base = "fp32", quantised: Collection[str] | None = None) -> dict[str, str]:
         """Module path -> precision its weights and arithmetic are stored in, for the bundle's manifest."""
-        table = dict.fromkeys(self._products, base if precision == "int8" else precision)
+        table = dict.fromkeys(self._modules, base if precision == "int8" else precision)
         table["input_norm"] = "fp32"
         if precision == "int8":
             table |= dict.fromkeys(self._products if quantised is None else quantised, "int8")
@@ -175,6 +177,16 @@ def _products(model: ModelProto) -> dict[str, NodeProto]:
     """Module path -> its node, of all linear layers and convolutions."""
     return {
         node.name: node for node in model.graph.node if node.op_type in _WEIGHTED and node.input[1].endswith(_WEIGHT_SUFFIX)
+    }
+
+
+def _wide_products(model: ModelProto) -> dict[str, NodeProto]:
+    """Those that int8 may pay for: TensorRT's int8 convolutions want 16 channels (of a group) on either side."""
+    sizes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    return {
+        path: node
+        for path, node in _products(model).items()
+        if node.op_type != "Conv" or min(sizes[node.input[1]][:2]) >= _LEAST_CHANNELS
     }
 
 

@@ -16,11 +16,11 @@ class SmallPadded(PaddedModel):
     """Convolution, BatchNorm, a product over joints, a convolution in time, a linear layer, LayerNorm and softmax."""
 
     def __init__(self, config: PaddedConfig = CONFIG) -> None:
-        super().__init__(config, width=8)
-        self.spatial = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+        super().__init__(config, width=16)
+        self.spatial = nn.Sequential(nn.Conv2d(3, 16, 1), nn.BatchNorm2d(16))
         self.adjacency = nn.Parameter(torch.randn(25, 25) / 5)
-        self.temporal = nn.Sequential(nn.Conv2d(8, 8, (3, 1), (2, 1), (1, 0)), nn.BatchNorm2d(8), nn.ReLU())
-        self.mixed, self.norm = nn.Linear(8, 8), LayerNorm(8)
+        self.temporal = nn.Sequential(nn.Conv2d(16, 16, (3, 1), (2, 1), (1, 0)), nn.BatchNorm2d(16), nn.ReLU())
+        self.mixed, self.norm = nn.Linear(16, 16), LayerNorm(16)
 
     def encode(self, x: Tensor) -> Tensor:
         x = self.temporal(torch.relu(self.spatial(x) @ self.adjacency))

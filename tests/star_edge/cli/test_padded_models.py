@@ -82,7 +82,7 @@ def test_run_recognises_and_native_says_why_not(there: Path, capsys: pytest.Capt
 
 
 def test_bench_counts_the_padding(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ("bench", "m.star", "--engine", "torch", "--engine", "onnxruntime", "--workload", "1x8", "--workload", "1x300")
+    command = ("bench", "m.star", "--engine", "torch", "--engine", "onnxruntime", "--workload", "1x8,1x300")
     assert run(*command, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["workloads"][0]["macs"] == report["workloads"][1]["macs"] > 0
