@@ -40,7 +40,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class ModelSummary(msgspec.Struct, frozen=True):
-    """A registered model: its configuration and its parameters for ntu25, 9 channels, 60 classes; None without torch."""
+    """A registered model: its configuration and its parameters for ntu25 and 60 classes; None without torch."""
 
     name: str
     config: dict[str, Any]

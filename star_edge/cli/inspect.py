@@ -78,7 +78,7 @@ def _size(count: int) -> str:
 def _show_models(document: inspection.ModelsDocument, console: Console) -> None:
     from rich.table import Table
 
-    table = Table("model", "configuration", "parameters (ntu25, 9 channels, 60 classes)")
+    table = Table("model", "configuration", "parameters (ntu25, 60 classes)")
     for model in document.models:
         count = "install star-edge[train] to count" if model.parameters is None else f"{model.parameters:,}"
         table.add_row(model.name, _text(model.config), count)

@@ -81,6 +81,7 @@ def test_run_recognises_and_native_says_why_not(there: Path, capsys: pytest.Capt
     assert "the native engine does not compute this ctr-gcn" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bench_counts_the_padding(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("bench", "m.star", "--engine", "torch", "--engine", "onnxruntime", "--workload", "1x8,1x300")
     assert run(*command, "--json") == 0

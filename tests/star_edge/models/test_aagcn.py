@@ -80,6 +80,7 @@ def test_half_weights() -> None:
     assert_works_in_half(settled(Aagcn(config(NTU25, frames=64))))
 
 
+@pytest.mark.slow
 def test_export(tmp_path: Path) -> None:
     assert_exports(settled(Aagcn(config(NTU25))), tmp_path / "aagcn.onnx")
 

@@ -78,6 +78,7 @@ def test_half_weights() -> None:
     assert_works_in_half(settled(CtrGcn(config(NTU25, frames=64))))
 
 
+@pytest.mark.slow
 def test_export(tmp_path: Path) -> None:
     assert_exports(settled(CtrGcn(config(NTU25))), tmp_path / "ctr_gcn.onnx")
 

@@ -82,6 +82,7 @@ def test_graphs_stay_finite_where_half_products_overflow() -> None:
         assert spatial.graphs(x.half()).isfinite().all()
 
 
+@pytest.mark.slow
 def test_export(tmp_path: Path) -> None:
     assert_exports(settled(DgStGcn(config(NTU25))), tmp_path / "dg_stgcn.onnx")
 

@@ -117,6 +117,7 @@ def test_half_weights() -> None:
     assert_works_in_half(settled(StepCatFormer(config(NTU25))))
 
 
+@pytest.mark.slow
 def test_export(model: StepCatFormer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # torch 2.13 stumbles over a rational bound of the batch that it would suggest itself; the graph takes one clip all the same
     monkeypatch.setattr(torch.export, "Dim", functools.partial(torch.export.Dim, min=3))
