@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
+
+Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class StarConfig(msgspec.Struct, frozen=True):
@@ -53,9 +55,9 @@ class PaddedConfig(msgspec.Struct, frozen=True):
     bones: tuple[tuple[int, int], ...]
     root: int
     parts: tuple[int, ...] = ()
-    persons: int = 2
-    frames: int = 64
+    persons: Positive = 2
+    frames: Positive = 64
     time: Literal["pad", "resample"] = "resample"
-    dim: int = 64
+    dim: Positive = 64
     dropout: float = 0.0
     ranks: dict[str, int] = {}

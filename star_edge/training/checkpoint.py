@@ -18,7 +18,7 @@ from runtime.readers.decoding import reason_of
 from runtime.skeleton import Skeleton
 from star_edge import __version__
 from star_edge.models import ModelConfig, build_model, parse_config
-from star_edge.models.config import StarConfig
+from star_edge.models.config import PaddedConfig, StarConfig
 
 if TYPE_CHECKING:
     from star_edge.models import Model
@@ -147,6 +147,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         checkpoint = msgspec.convert({**content, "state_dict": {}}, Checkpoint)
     except msgspec.ValidationError as error:
         raise InputError(f"checkpoint has a wrong field: {error}", where=path) from None
+    except InputError as error:  # a model that is not registered
+        raise InputError(error.what, where=path, expected=error.expected, hint=error.hint) from None
     checkpoint.state_dict = tensors
     checkpoint.skeleton.check(where=path)
     _check_weights(checkpoint, path)
@@ -185,6 +187,8 @@ def _check_weights(checkpoint: Checkpoint, path: Path) -> None:
             found=f"model for (joints, channels, classes) = {found}",
             expected=f"{(skeleton.num_joints, features.channels, len(classes))} from skeleton, features and class names",
         )
+    if isinstance(config, PaddedConfig) and (config.bones, config.root) != (skeleton.bones, skeleton.root):
+        raise InputError("checkpoint contradicts itself", where=path, found="a model for other bones", expected=skeleton.name)
     if isinstance(config, StarConfig) and config.layers > len(
         checkpoint.state_dict
     ):  # a model of millions of layers is not built to find that out

@@ -57,3 +57,20 @@ def test_torch_counts_the_same_linear_work():
     dense = counter.get_total_flops() // 2  # the packed form: 625 pairs, and U with the column of ones
     expected = 20 * (linear_macs(star) + 5 * 625 * 2 * 64 + 5 * 25 * 8 * (2 * 8 * 9)) + head_macs(star)
     assert dense == pytest.approx(expected, rel=0.01)
+
+
+def test_macs_of_low_rank_are_those_of_its_factors() -> None:
+    import msgspec
+
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from star_edge.compression.ranks import count_applications
+    from star_edge.models import build_model
+
+    whole = config("star-64")
+    low = msgspec.structs.replace(whole, ranks={"layers.0.spatial.qkv": 5, "layers.3.temporal.linear2": 7, "head.hidden": 11})
+    saved = {}
+    for name, shape in (("whole", whole), ("low", low)):
+        model = build_model("star-64", shape).eval()
+        used = count_applications(model, torch.zeros(30, 25, 9), torch.tensor([0, 30], dtype=torch.int32))
+        saved[name] = sum(model.get_parameter(f"{path}.weight").numel() * times for path, times in used.items())
+    assert macs(whole, [30]) - macs(low, [30]) == saved["whole"] - saved["low"] > 0
