@@ -45,6 +45,8 @@ class PaddedConfig(msgspec.Struct, frozen=True):
         persons, frames: M and T that every clip is brought to.
         time: how a clip comes to T frames. ``pad`` puts zeros behind, and resamples what is longer; ``resample`` always resamples.
         dim: width of the first blocks; later ones follow from it.
+        growth: each block's width against ``dim``; where it grows, frames halve. Empty for the ten blocks of the authors; ST-GCN,
+            ST-GCN++ and Shift-GCN take another number, as a light ST-GCN++ for hands has it that PYSKL publishes.
         dropout: in the way of the model's authors.
         ranks: as of :class:`StarConfig`, of convolutions too.
     """
@@ -59,5 +61,6 @@ class PaddedConfig(msgspec.Struct, frozen=True):
     frames: Positive = 64
     time: Literal["pad", "resample"] = "resample"
     dim: Positive = 64
+    growth: tuple[Positive, ...] = ()
     dropout: float = 0.0
     ranks: dict[str, int] = {}
