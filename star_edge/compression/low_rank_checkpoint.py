@@ -247,6 +247,17 @@ def _choose(
     spectra = energies(model, layers, moments)
     if policy == "energy":
         return energy_ranks(layers, spectra, target)
+    used = applications if policy == "macs" else dict.fromkeys(applications, 1)
+    everything = _macs(model, used) if policy == "macs" else sum(parameter.numel() for parameter in model.parameters())
+    others = everything - sum(matrix.whole * used[name] for name, matrix in layers.items())
+    smallest = others + sum(matrix.at(1) * used[name] for name, matrix in layers.items())
+    if target * everything < smallest:
+        raise InputError(
+            f"the budget is too small for these {len(layers)} layers",
+            found=f"--{policy} {target:g}",
+            expected=f"at least {smallest / everything:.3f}, where all of them have rank 1",
+            hint="a larger budget, or --kernels if convolutions over frames hold the rest",
+        )
     sensitivity = None
     if judge:
         say(f"measuring how much each of them matters on {len(judge._labels)} val clips")
@@ -255,13 +266,7 @@ def _choose(
         least = {name: known(name) for name in layers}
         floor = max(least.values()) * 1e-3  # a layer that seemed not to matter still gives its largest directions last
         sensitivity = lambda name: max(least[name], floor)  # noqa: E731
-    if policy == "params":
-        all_of_it = sum(parameter.numel() for parameter in model.parameters())
-        candidate = sum(matrix.whole for matrix in layers.values())
-        return budget_ranks(layers, spectra, target * all_of_it - (all_of_it - candidate), None, sensitivity)
-    all_of_it = _macs(model, applications)
-    candidate = sum(matrix.whole * applications[name] for name, matrix in layers.items())
-    return budget_ranks(layers, spectra, target * all_of_it - (all_of_it - candidate), applications, sensitivity)
+    return budget_ranks(layers, spectra, target * everything - others, used, sensitivity)
 
 
 def _checkpoint(start: Checkpoint, low: nn.Module, ranks: dict[str, int], top1: float | None) -> Checkpoint:
