@@ -26,7 +26,7 @@ from runtime.engines.onnxruntime import session_options
 from runtime.files import write_atomic
 from runtime.packing import cu_seqlens_of
 from star_edge.bench.host import read_host
-from star_edge.models import star_config
+from star_edge.models.registry import star_config
 from star_edge.models.star import StarConfig
 from star_edge.ops.segmented_linear_attention.naive import segmented_linear_attention as naive
 from star_edge.skeletons import NTU25

@@ -19,7 +19,7 @@ from runtime.errors import MismatchError
 from runtime.features import FeatureRecipe
 from star_edge.data import Dataset
 from star_edge.data.generator import generate
-from star_edge.models import star_config
+from star_edge.models.registry import star_config
 from star_edge.models.star import Star
 from star_edge.skeletons import NITE15
 from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, load_checkpoint, load_torch, save_checkpoint

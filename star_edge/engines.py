@@ -11,7 +11,7 @@ from runtime.engine import Engine, Mode
 from runtime.errors import InputError, MissingDependencyError
 from runtime.manifest import Manifest
 from runtime.recognizer import Recognizer
-from star_edge.models import MODELS
+from star_edge.models.registry import MODELS
 
 # name -> module with open_engine(bundle, *, precision, threads, mode) -> Engine and precisions(manifest), and built(bundle) -> precisions
 # where an engine has to be built first

@@ -29,7 +29,7 @@ from star_edge.models.star import Star
 from star_edge.training.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
-    from star_edge.models import Model
+    from star_edge.models.registry import Model
 
 
 class ExportReport(msgspec.Struct, frozen=True):

@@ -210,7 +210,7 @@ def inspect(target: str) -> Document:
 
 def inspect_models() -> ModelsDocument:
     """The registered models."""
-    from star_edge.models import MODELS
+    from star_edge.models.registry import MODELS
 
     return ModelsDocument(models=tuple(ModelSummary(name, entry.fields, _parameters(name)) for name, entry in MODELS.items()))
 
@@ -392,7 +392,7 @@ def _parameters(name: str) -> int | None:
         import torch
     except ImportError:
         return None
-    from star_edge.models import build_model, model_config, registered
+    from star_edge.models.registry import build_model, model_config, registered
     from star_edge.skeletons import get_skeleton
 
     layout, classes = _COUNTED

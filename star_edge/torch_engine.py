@@ -13,11 +13,11 @@ from runtime.engine import EngineReport, Mode
 from runtime.errors import InputError, MismatchError, MissingDependencyError
 from runtime.manifest import WEIGHTS, Manifest
 from runtime.packing import check_packed, cu_seqlens_of, unpack
-from star_edge.models import build_model, parse_config
+from star_edge.models.registry import build_model, parse_config
 from star_edge.models.rounded import DTYPES, rounded
 
 if TYPE_CHECKING:
-    from star_edge.models import Model
+    from star_edge.models.registry import Model
 
 
 def precisions(manifest: Manifest) -> tuple[str, ...]:

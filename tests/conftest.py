@@ -207,7 +207,7 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from runtime.features import FeatureRecipe
-    from star_edge.models import star_config
+    from star_edge.models.registry import star_config
     from star_edge.models.star import Star
     from star_edge.skeletons import NITE15
     from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, save_checkpoint

@@ -15,8 +15,8 @@ from exporters.onnx.graph import Base
 from exporters.onnx.traced import TracedLowering
 from runtime.bundle import Bundle
 from runtime.manifest import WEIGHTS, model_file
-from star_edge.models import config_of
 from star_edge.models.config import StarConfig
+from star_edge.models.registry import config_of
 
 
 class Lowering(Protocol):

@@ -15,7 +15,7 @@ import numpy as np
 
 from runtime.bundle import Bundle
 from runtime.engine import EngineReport, Mode
-from runtime.errors import InputError, MismatchError, StarEdgeError
+from runtime.errors import InputError, StarEdgeError
 from runtime.manifest import CALIBRATION, PRECISIONS, WEIGHTS, Manifest
 from runtime.native import library as native
 from runtime.packing import check_packed, cu_seqlens_of, unpack
@@ -27,12 +27,6 @@ _Contexts = deque[tuple[int, int]]
 def precisions(manifest: Manifest, device: str = "cpu") -> tuple[str, ...]:
     """Precisions a bundle can be run in: bf16 comes from the weights and needs no model of its own, but has no CUDA kernels."""
     return tuple(p for p in PRECISIONS if p in manifest.precisions or (p == "bf16" and device == "cpu"))
-
-
-def knows(manifest: Manifest) -> bool:
-    """Whether a bundle's model is one that this engine has kernels for: a STAR, of any shape, whose matrices are whole."""
-    config = manifest.model.config
-    return {"edges", "heads", "layers"} <= config.keys() and not config.get("ranks")
 
 
 def open_engine(
@@ -58,13 +52,6 @@ def open_engine(
     Raises MismatchError (no library; a precision the bundle lacks, an instruction set the processor lacks, no GPU, a model the
     library does not know or has no kernels for, parts that do not fit), InputError (bad argument, or a damaged file).
     """
-    if not knows(bundle.manifest):
-        raise MismatchError(
-            f"the native engine does not compute this {bundle.manifest.model.name}",
-            where=bundle.path,
-            expected="a STAR model with whole matrices, not padded and not of low rank",
-            hint="--engine onnxruntime",
-        )
     if precision != "bf16":
         precision = bundle.precision(precision)
     return NativeEngine(bundle, precision, threads, mode or "packed", _isa_number(device or "cpu", isa))

@@ -25,8 +25,8 @@ from star_edge.bench.workloads import DEFAULT_WORKLOADS, Workload, parse_workloa
 from star_edge.engines import ENGINES as BUNDLE_ENGINES
 from star_edge.engines import choice_of_device
 from star_edge.engines import precisions as precisions_of
-from star_edge.models import config_of
 from star_edge.models.config import StarConfig
+from star_edge.models.registry import config_of
 
 # engine -> its modes; one that has both is run per clip alone where a workload is a single clip
 ENGINES = {

@@ -19,7 +19,7 @@ from star_edge.bench.peers import Peer, checked, clip_by_clip, compile_many_leng
 if TYPE_CHECKING:
     import torch
 
-    from star_edge.models import Model
+    from star_edge.models.registry import Model
 
 _DEVICE = "cuda"
 

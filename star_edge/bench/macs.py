@@ -20,8 +20,8 @@ def padded_macs(name: str, config: PaddedConfig) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from star_edge.models import build_model
     from star_edge.models.padded import PaddedModel
+    from star_edge.models.registry import build_model
 
     with torch.device("meta"), torch.no_grad():
         model = build_model(name, config).to("meta").eval()  # constants made of numpy's arrays are not there yet

@@ -20,7 +20,7 @@ from runtime.manifest import model_file
 from runtime.packing import check_packed, cu_seqlens_of, unpack
 
 if TYPE_CHECKING:
-    from star_edge.models import Model
+    from star_edge.models.registry import Model
     from star_edge.models.star import Star
 
 # features float32 [F, V, C], cu_seqlens int32 [B+1] -> logits float32 [B, K]

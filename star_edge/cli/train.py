@@ -158,7 +158,7 @@ def _say_what_begins(trainer: Trainer, output: Output) -> None:
 
 def _refuse_for_the_other_kind(model_name: str) -> None:
     """UsageError for an option that says nothing to this model."""
-    from star_edge.models import registered
+    from star_edge.models.registry import registered
 
     if registered(model_name).padded:
         _refuse("attention", why=f"is STAR's, and {model_name} has no such choice")

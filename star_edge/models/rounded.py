@@ -21,7 +21,7 @@ from star_edge.ops.segmented_positions.packed import segmented_positions
 from star_edge.ops.segments import clip_of_row, segment_mean
 
 if TYPE_CHECKING:
-    from star_edge.models import Model
+    from star_edge.models.registry import Model
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -17,11 +17,11 @@ from runtime.files import write_atomic
 from runtime.readers.decoding import reason_of
 from runtime.skeleton import Skeleton
 from star_edge import __version__
-from star_edge.models import ModelConfig, build_model, parse_config
 from star_edge.models.config import PaddedConfig, StarConfig
+from star_edge.models.registry import ModelConfig, build_model, parse_config
 
 if TYPE_CHECKING:
-    from star_edge.models import Model
+    from star_edge.models.registry import Model
 
 SCHEMA = "star-edge/checkpoint/1"
 

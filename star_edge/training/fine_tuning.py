@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from torch import nn
 
-from star_edge.models import build_model
+from star_edge.models.registry import build_model
 from star_edge.training.checkpoint import Checkpoint, ModelEntry
 from star_edge.training.distillation import Teacher
 from star_edge.training.loop import Task, Trainer

@@ -21,7 +21,7 @@ from runtime.clip import Clip
 from runtime.errors import GateError, InputError, MismatchError
 from runtime.skeleton import Skeleton
 from star_edge.data import Dataset
-from star_edge.models import build_model, model_config, registered
+from star_edge.models.registry import build_model, model_config, registered
 from star_edge.training.batches import AugmentedBatches, Batch, most_persons
 from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, load_torch, save_checkpoint, save_torch
 from star_edge.training.distillation import Teacher, distillation_loss

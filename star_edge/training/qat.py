@@ -15,8 +15,8 @@ from calibration.selection import stratified
 from runtime.errors import InputError, MismatchError
 from runtime.files import sha256_of
 from star_edge.data.recorded import Recorded, open_recorded
-from star_edge.models import build_model
 from star_edge.models.config import StarConfig
+from star_edge.models.registry import build_model
 from star_edge.models.star import Star
 from star_edge.training.batches import packed_batches, rows_of
 from star_edge.training.checkpoint import Checkpoint, ModelEntry, QuantisationEntry, load_checkpoint

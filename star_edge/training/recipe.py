@@ -11,7 +11,7 @@ import msgspec
 from runtime.errors import InputError
 from runtime.features import FeatureRecipe
 from runtime.readers.decoding import JSON_ERRORS
-from star_edge.models import registered
+from star_edge.models.registry import registered
 
 
 class Augmentation(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gpu_peers import BONES, JOINTS, MIDDLE, Peer, StGcn, edges_within
 
-from star_edge.models import star_config
+from star_edge.models.registry import star_config
 from star_edge.models.star import Star
 from star_edge.skeletons import NTU25
 

@@ -158,7 +158,7 @@ def _checkpoint(path: Path) -> bytes:
     import torch
 
     from runtime.features import FeatureRecipe
-    from star_edge.models import star_config
+    from star_edge.models.registry import star_config
     from star_edge.models.star import Star
     from star_edge.skeletons import NITE15
     from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, save_checkpoint

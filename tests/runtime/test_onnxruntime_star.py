@@ -17,7 +17,7 @@ from runtime.golden import Golden
 from runtime.manifest import Manifest, ModelEntry, OpEntry
 from runtime.packing import cu_seqlens_of, pack, unpack
 from runtime.tolerances import TOLERANCES, relative_error
-from star_edge.models import star_config
+from star_edge.models.registry import star_config
 from star_edge.models.star import Star
 from star_edge.skeletons import get_skeleton
 

@@ -52,7 +52,7 @@ Config read_config(const Manifest &manifest, const std::string &where) {
         throw Error(STAR_UNSUPPORTED, message("this version cannot run the model " + in_quotes(manifest.model_name),
                                               {.where = where,
                                                .found = "another configuration",
-                                               .expected = "that of a STAR model",
+                                               .expected = "that of a STAR model, its matrices whole",
                                                .next = "use the engine onnxruntime, or a newer star-edge"}));
     try {
         return read_star_config(Value(manifest.model_config, "$.model.config"));

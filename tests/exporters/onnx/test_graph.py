@@ -21,7 +21,8 @@ from runtime.errors import InputError, MismatchError
 from runtime.features import FeatureRecipe, compute_features
 from runtime.tolerances import TOLERANCES, relative_error
 from star_edge.export import torch_forward
-from star_edge.models import naive, star_config
+from star_edge.models import naive
+from star_edge.models.registry import star_config
 from star_edge.models.rounded import RoundedStar
 from star_edge.models.star import Star, StarConfig
 from star_edge.skeletons import NITE15, NTU25

@@ -20,7 +20,8 @@ from runtime.golden import Golden
 from runtime.manifest import CALIBRATION, GOLDEN, WEIGHTS, Manifest, ModelEntry, model_file
 from runtime.packing import cu_seqlens_of
 from runtime.tolerances import TOLERANCES
-from star_edge.models import naive, star_config
+from star_edge.models import naive
+from star_edge.models.registry import star_config
 from star_edge.models.star import Star, StarConfig
 from star_edge.skeletons import get_skeleton
 

@@ -25,8 +25,9 @@ def config_of(
     """As StarConfig, which needs packages that a bare machine lacks; a chain whose joints see two to each side."""
     edges = tuple((i, j) for i, j in itertools.product(range(joints), repeat=2) if abs(i - j) <= 2)
     return SimpleNamespace(
-        joints=joints, channels=CHANNELS, classes=classes, edges=edges, dim=dim, heads=heads, layers=layers, hidden=hidden
-    )
+        joints=joints, channels=CHANNELS, classes=classes, edges=edges, dim=dim, heads=heads, layers=layers, hidden=hidden,
+        ranks={},
+    )  # fmt: skip
 
 
 def state_dict(config: SimpleNamespace, seed: int = 0) -> dict[str, np.ndarray]:

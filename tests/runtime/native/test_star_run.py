@@ -325,7 +325,7 @@ def ntu_bundle(folder: Path) -> Path:
     """Bundle of a small STAR on ``ntu25`` with random weights."""
     from runtime.features import FeatureRecipe
     from star_edge.export import export_checkpoint
-    from star_edge.models import star_config
+    from star_edge.models.registry import star_config
     from star_edge.models.star import Star
     from star_edge.skeletons import NTU25
     from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, save_checkpoint

@@ -13,7 +13,7 @@ from cuda_devices import open_device
 from runtime.native.cuda import library as cuda
 from runtime.native.cuda.library import HERE, Sizes, Weights
 from runtime.native.cuda.star_weights import pack_weights
-from star_edge.models import star_config
+from star_edge.models.registry import star_config
 from star_edge.models.star import Star
 from star_edge.skeletons import NTU25
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from star_edge.bench.macs import gate_macs, head_macs, linear_macs, macs, spatial_macs, temporal_macs
-from star_edge.models import star_config
+from star_edge.models.registry import star_config
 from star_edge.skeletons import get_skeleton
 
 
@@ -64,7 +64,7 @@ def test_macs_of_low_rank_are_those_of_its_factors() -> None:
 
     torch = pytest.importorskip("torch", reason="torch is not installed")
     from star_edge.compression.ranks import count_applications
-    from star_edge.models import build_model
+    from star_edge.models.registry import build_model
 
     whole = config("star-64")
     low = msgspec.structs.replace(whole, ranks={"layers.0.spatial.qkv": 5, "layers.3.temporal.linear2": 7, "head.hidden": 11})

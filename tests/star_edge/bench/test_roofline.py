@@ -14,8 +14,8 @@ from runtime.bundle import Bundle
 from runtime.errors import InputError, MismatchError
 from star_edge.bench.macs import macs
 from star_edge.bench.roofline import PRECISIONS, Prediction, PredictionReport, Work, board_states, count_work, predict
-from star_edge.models import star_config
 from star_edge.models.config import StarConfig
+from star_edge.models.registry import star_config
 from star_edge.skeletons import get_skeleton
 
 CONFIG = star_config("star-64", get_skeleton("ntu25"), 9, 60)

@@ -78,7 +78,7 @@ def test_run_recognises_and_native_says_why_not(there: Path, capsys: pytest.Capt
     assert run("run", "m.star", "noise.npz", "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["clips"]) == 30
     assert run("run", "m.star", "noise.npz", "--engine", "native") == 4
-    assert "the native engine does not compute this ctr-gcn" in capsys.readouterr().err
+    assert "cannot run the model 'ctr-gcn'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

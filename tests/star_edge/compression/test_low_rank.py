@@ -30,7 +30,7 @@ from star_edge.compression.ranks import (  # noqa: E402
     fixed_ranks,
     measured_sensitivity,
 )
-from star_edge.models import star_config  # noqa: E402
+from star_edge.models.registry import star_config  # noqa: E402
 from star_edge.models.star import Star  # noqa: E402
 from star_edge.skeletons import NITE15  # noqa: E402
 

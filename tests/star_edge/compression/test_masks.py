@@ -29,7 +29,7 @@ from star_edge.compression.masks import (  # noqa: E402
     weights_of,
 )
 from star_edge.compression.pruning import Tickets  # noqa: E402
-from star_edge.models import star_config  # noqa: E402
+from star_edge.models.registry import star_config  # noqa: E402
 from star_edge.models.star import Star  # noqa: E402
 from star_edge.skeletons import NITE15  # noqa: E402
 

@@ -17,7 +17,7 @@ from runtime.errors import InputError  # noqa: E402
 from star_edge.compression.ensemble import LEVELS, ensemble_loss, multi_level  # noqa: E402
 from star_edge.compression.masks import density, maskable  # noqa: E402
 from star_edge.compression.sparse_generator import attach, bake, block_of, generator_of, threshold  # noqa: E402
-from star_edge.models import star_config  # noqa: E402
+from star_edge.models.registry import star_config  # noqa: E402
 from star_edge.models.star import Star  # noqa: E402
 from star_edge.skeletons import NITE15  # noqa: E402
 

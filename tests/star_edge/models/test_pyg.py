@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from runtime.packing import cu_seqlens_of
-from star_edge.models import star_config
+from star_edge.models.registry import star_config
 from star_edge.models.star import Star
 from star_edge.skeletons import get_skeleton
 

@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from star_edge.models import star_config  # noqa: E402
 from star_edge.models.dropout import Dropout  # noqa: E402
+from star_edge.models.registry import star_config  # noqa: E402
 from star_edge.models.star import Star  # noqa: E402
 from star_edge.skeletons import NTU25  # noqa: E402
 

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from runtime.errors import InputError  # noqa: E402
 from runtime.features import FeatureRecipe  # noqa: E402
 from star_edge.compression.low_rank import candidates  # noqa: E402
-from star_edge.models import build_model, padded_config  # noqa: E402
+from star_edge.models.registry import build_model, padded_config  # noqa: E402
 from star_edge.skeletons import NITE15  # noqa: E402
 from star_edge.training.checkpoint import (  # noqa: E402
     Checkpoint,

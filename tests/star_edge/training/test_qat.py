@@ -22,7 +22,7 @@ from runtime.tolerances import TOLERANCES, relative_error  # noqa: E402
 from star_edge.data import open_dataset  # noqa: E402
 from star_edge.engines import open_engine  # noqa: E402
 from star_edge.export import export_checkpoint  # noqa: E402
-from star_edge.models import star_config  # noqa: E402
+from star_edge.models.registry import star_config  # noqa: E402
 from star_edge.models.star import Star  # noqa: E402
 from star_edge.skeletons import NITE15  # noqa: E402
 from star_edge.training.batches import featurise  # noqa: E402
