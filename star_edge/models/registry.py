@@ -59,6 +59,8 @@ def _padded(module: str, model: str, **fields: Any) -> Registered:
 MODELS: dict[str, Registered] = {
     "star-64": Registered("star", "Star", StarConfig, {"dim": 64}),
     "star-128": Registered("star", "Star", StarConfig, {"dim": 128}),
+    "st-gcn": _padded("st_gcn", "StGcn", frames=300, time="pad"),
+    "st-gcn++": _padded("st_gcn_plus", "StGcnPlus", frames=100),
     "ctr-gcn": _padded("ctr_gcn", "CtrGcn"),
     "step-catformer": _padded("step_catformer", "StepCatFormer"),
     "aagcn": _padded("aagcn", "Aagcn"),

@@ -21,6 +21,8 @@ def test_models_have_the_parameters_of_the_paper() -> None:
     assert {model.name: model.parameters for model in document.models} == {
         "star-64": 426_494,
         "star-128": 1_262_462,
+        "st-gcn": 3_098_832,
+        "st-gcn++": 1_403_144,
         "ctr-gcn": 1_446_672,
         "step-catformer": 417_977_435,
         "aagcn": 3_781_668,
