@@ -1,6 +1,7 @@
 """ST-GCN: convolutions over a skeleton's neighbours, then over frames (Yan et al., arXiv 1801.07455).
 
-N counts persons of all clips, T frames, V joints, K partitions of a joint's neighbours.
+N counts persons of all clips, T frames, V joints, K partitions of a joint's neighbours. The partitions are the paper's: the
+authors' code measures distances to the centre no farther than one bone, so that it tells nearer from farther neighbours there alone.
 """
 
 from __future__ import annotations
