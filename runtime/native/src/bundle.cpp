@@ -48,7 +48,8 @@ void check_size(const Manifest &manifest, const std::string &name, uintmax_t byt
 
 /// The family of a bundle's network is chosen here, and in compile(); another one is told by its configuration too.
 Config read_config(const Manifest &manifest, const std::string &where) {
-    if (!is_star_config(manifest.model_config))
+    // a channel with the person's number (the fourth, or the tenth) is for models that tell persons apart
+    if (!is_star_config(manifest.model_config) || manifest.channels % 3 == 1)
         throw Error(STAR_UNSUPPORTED, message("this version cannot run the model " + in_quotes(manifest.model_name),
                                               {.where = where,
                                                .found = "another configuration",

@@ -94,9 +94,9 @@ Manifest read_manifest(const Value &document) {
     manifest.skeleton = read_skeleton(document.at("skeleton"));
     const Value features = document.at("features");
     if (const auto channels = features.find("channels")) {
-        manifest.channels = static_cast<int32_t>(channels->integer(3, 9));
-        if (manifest.channels != 3 && manifest.channels != 9)
-            throw Malformed(std::to_string(manifest.channels) + " channels of features", "3 or 9");
+        manifest.channels = static_cast<int32_t>(channels->integer(3, 10));
+        if (manifest.channels % 3 > 1 || (manifest.channels > 4 && manifest.channels < 9))
+            throw Malformed(std::to_string(manifest.channels) + " channels of features", "3, 4, 9 or 10");
     }
     if (const auto centre = features.find("centre")) manifest.centre = centre->text({"root", "none"}) == "root";
     manifest.class_names = read_classes(document.at("class_names"));

@@ -201,7 +201,7 @@ TEST_CASE("manifests that cannot be used") {
         {{"/skeleton/bones", {{1, 2}, {2, 1}}}, "a cycle"},
         {{"/skeleton/pairs", {{0, 3}}}, "0 to 2"},
         {{"/skeleton/pairs", {{1, 1}}}, "with itself"},
-        {{"/features/channels", 6}, "3 or 9"},
+        {{"/features/channels", 6}, "3, 4, 9 or 10"},
         {{"/features/centre", "hips"}, "one of root, none"},
         {{"/class_names", Json::array()}, "0 class_names"},
         {{"/default_precision", "fp64"}, "one of fp32, fp16, bf16, int8"},
@@ -270,6 +270,7 @@ TEST_CASE("another family of models is refused by name") {
     check_refused(refusal_of_manifest("/model/config/temporal_kernel", 9), STAR_UNSUPPORTED, "star-4");
     check_refused(refusal_of_manifest("/model/config/ranks", {{"head.hidden", 2}}), STAR_UNSUPPORTED, "star-4");
     check_refused(refusal_of_manifest("/model/config/ranks", 3), STAR_UNSUPPORTED, "star-4");
+    check_refused(refusal_of_manifest("/features/channels", 4), STAR_UNSUPPORTED, "star-4");
     Json manifest = tiny_manifest();
     manifest["model"] = {{"name", "ctr-gcn"}, {"config", Json::object()}};
     check_refused(refusal_of(seal(manifest, safetensors(tiny_tensors()))), STAR_UNSUPPORTED, "ctr-gcn");
