@@ -217,7 +217,7 @@ def _check(start: Checkpoint, path: Path, out: Path) -> None:
 def _task(start: Checkpoint, path: Path, data: Path | None, required: bool) -> Task | None:
     """The clips to fit and to judge by; None where there are none and nobody asked for them."""
     recorded = Recorded.in_checkpoint(start)
-    if data is None and not required and not Path(start.data.source).exists():
+    if data is None and not required and not (start.data.source and Path(start.data.source).exists()):
         return None
     dataset = open_recorded(recorded, data, f"compress lowrank {path}")
     return Task.of(dataset, start.data.split, start.data.fitted)

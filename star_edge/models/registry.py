@@ -61,6 +61,7 @@ MODELS: dict[str, Registered] = {
     "star-128": Registered("star", "Star", StarConfig, {"dim": 128}),
     "st-gcn": _padded("st_gcn", "StGcn", frames=300, time="pad"),
     "st-gcn++": _padded("st_gcn_plus", "StGcnPlus", frames=100),
+    "shift-gcn": _padded("shift_gcn", "ShiftGcn", frames=300, time="pad"),
     "ctr-gcn": _padded("ctr_gcn", "CtrGcn"),
     "step-catformer": _padded("step_catformer", "StepCatFormer"),
     "aagcn": _padded("aagcn", "Aagcn"),

@@ -23,6 +23,7 @@ def test_models_have_the_parameters_of_the_paper() -> None:
         "star-128": 1_262_462,
         "st-gcn": 3_098_832,
         "st-gcn++": 1_403_144,
+        "shift-gcn": 690_291,
         "ctr-gcn": 1_446_672,
         "step-catformer": 417_977_435,
         "aagcn": 3_781_668,
