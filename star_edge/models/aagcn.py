@@ -5,57 +5,40 @@ N counts persons of all clips, T frames, V joints.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from star_edge.models.blocks import Block, BlockModel, DrawnConvolution, brought, draw
 from star_edge.models.config import PaddedConfig
-from star_edge.models.padded import PaddedModel
 from star_edge.models.skeleton_graph import inward_outward
 
-_GROWTH = (1, 1, 1, 1, 2, 2, 2, 4, 4, 4)  # of each block's width, against the first's; where it grows, frames halve
 
-
-class Aagcn(PaddedModel):
-    """One stream of MS-AAGCN: ten blocks, 64 to 256 channels wide; its input's statistics are per person.
-
-    Blocks keep their frames but for the fifth and the eighth, which halve them (rounded up).
-    """
+class Aagcn(BlockModel):
+    """One stream of MS-AAGCN; its input's statistics are per person."""
 
     def __init__(self, config: PaddedConfig) -> None:
-        super().__init__(config, width=_GROWTH[-1] * config.dim, together=True)
         graph = torch.from_numpy(inward_outward(config.bones, config.joints))
-        widths = [self.coordinates] + [growth * config.dim for growth in _GROWTH]
-        self.blocks = nn.Sequential()
-        for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-            stride = 2 if i > 0 and after != before else 1
-            self.blocks.append(Block(before, after, graph, stride, residual=i > 0))
+        super().__init__(config, functools.partial(AttentiveBlock, graph=graph), together=True)
         nn.init.normal_(self.output.weight, std=math.sqrt(2 / config.classes))
 
-    def encode(self, x: Tensor) -> Tensor:
-        """x [N, C, T, V] -> [N, 4 * dim, ceil(T / 4), V]."""
-        encoded: Tensor = self.blocks(x)
-        return encoded
 
-
-class Block(nn.Module):
+class AttentiveBlock(Block):
     """A spatial and a temporal convolution with attention between them: x [N, C, T, V] -> [N, D, ceil(T / stride), V]."""
 
-    def __init__(self, before: int, after: int, graph: Tensor, stride: int, residual: bool) -> None:
-        super().__init__()
-        self.spatial = AdaptiveGraphConvolution(before, after, graph)
+    def __init__(self, before: int, after: int, stride: int, residual: bool, graph: Tensor) -> None:
+        super().__init__(
+            AdaptiveGraphConvolution(before, after, graph),
+            DrawnConvolution(after, after, kernel=9, stride=stride),
+            brought(before, after, stride, DrawnConvolution) if residual else None,
+        )
         self.attention = Attention(after, graph.shape[-1])
-        self.temporal = TemporalConvolution(after, after, kernel=9, stride=stride)
-        self.residual: nn.Module | None = None
-        if residual:
-            same = before == after and stride == 1
-            self.residual = nn.Identity() if same else TemporalConvolution(before, after, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.temporal(self.attention(self.spatial(x)))
-        return F.relu(y if self.residual is None else y + self.residual(x))
+        return self.added(x, self.temporal(self.attention(self.spatial(x))))
 
 
 class AdaptiveGraphConvolution(nn.Module):
@@ -75,9 +58,9 @@ class AdaptiveGraphConvolution(nn.Module):
         self.values = nn.Conv2d(self.partitions * before, after, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(self.partitions, after))
         self.norm = nn.BatchNorm2d(after)
-        self.down = nn.Identity() if before == after else TemporalConvolution(before, after)
+        self.down = brought(before, after, convolution=DrawnConvolution)
 
-        _draw(self.embedding, std=math.sqrt(2 / self.embedded))  # He's, of each embedding by itself
+        draw(self.embedding, std=math.sqrt(2 / self.embedded))  # He's, of each embedding by itself
         nn.init.normal_(self.values.weight, std=math.sqrt(2 / self.values.weight.numel()))
         nn.init.constant_(self.norm.weight, 1e-6)  # at first a block hands on its input
 
@@ -108,27 +91,12 @@ class Attention(nn.Module):
         self.frames = nn.Conv1d(channels, 1, 9, padding=4)
         self.squeeze = nn.Linear(channels, channels // 2)
         self.channels = nn.Linear(channels // 2, channels)
-        _draw(self.joints, std=math.sqrt(2 / ((channels + 1) * kernel)))  # Glorot's
-        _draw(self.squeeze, std=math.sqrt(2 / channels))  # He's
+        draw(self.joints, std=math.sqrt(2 / ((channels + 1) * kernel)))  # Glorot's
+        draw(self.squeeze, std=math.sqrt(2 / channels))  # He's
         for layer in (self.frames, self.channels):  # at first all weigh the same
-            _draw(layer, std=0)
+            draw(layer, std=0)
 
     def forward(self, y: Tensor) -> Tensor:
         y = y * (1 + torch.sigmoid(self.joints(y.mean(2)))[:, :, None])
         y = y * (1 + torch.sigmoid(self.frames(y.mean(3)))[..., None])
         return y * (1 + torch.sigmoid(self.channels(F.relu(self.squeeze(y.mean((2, 3))))))[..., None, None])
-
-
-class TemporalConvolution(nn.Sequential):
-    """Convolution over frames and BatchNorm: x [N, C, T, V] -> [N, D, ceil(T / stride), V]."""
-
-    def __init__(self, before: int, after: int, kernel: int = 1, stride: int = 1) -> None:
-        convolution = nn.Conv2d(before, after, (kernel, 1), stride=(stride, 1), padding=(kernel // 2, 0))
-        _draw(convolution, std=math.sqrt(2 / (after * kernel)))  # He's, by the outputs that an input reaches
-        super().__init__(convolution, nn.BatchNorm2d(after))
-
-
-def _draw(layer: nn.Conv1d | nn.Conv2d | nn.Linear, std: float) -> None:
-    nn.init.normal_(layer.weight, std=std)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)

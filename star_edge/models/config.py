@@ -41,12 +41,11 @@ class PaddedConfig(msgspec.Struct, frozen=True):
     Attributes:
         joints, channels, classes: V, width of a joint's features, and K. The last feature is the person's number.
         bones: (child, parent); a tree that hangs from ``root``.
-        parts: body part of each joint, for models that know of some; empty for others.
         persons, frames: M and T that every clip is brought to.
         time: how a clip comes to T frames. ``pad`` puts zeros behind, and resamples what is longer; ``resample`` always resamples.
         dim: width of the first blocks; later ones follow from it.
-        growth: each block's width against ``dim``; where it grows, frames halve. Empty for the ten blocks of the authors; ST-GCN,
-            ST-GCN++ and Shift-GCN take another number, as a light ST-GCN++ for hands has it that PYSKL publishes.
+        growth: each block's width against ``dim``; where it grows, frames halve. Empty for the ten blocks of the authors; a light
+            ST-GCN++ for hands that PYSKL publishes has six.
         dropout: in the way of the model's authors.
         ranks: as of :class:`StarConfig`, of convolutions too.
     """
@@ -56,7 +55,6 @@ class PaddedConfig(msgspec.Struct, frozen=True):
     classes: int
     bones: tuple[tuple[int, int], ...]
     root: int
-    parts: tuple[int, ...] = ()
     persons: Positive = 2
     frames: Positive = 64
     time: Literal["pad", "resample"] = "resample"

@@ -11,59 +11,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from star_edge.models.blocks import Block, BlockModel, DrawnConvolution, Make, brought, draw
 from star_edge.models.config import PaddedConfig
-from star_edge.models.padded import PaddedModel
 from star_edge.models.skeleton_graph import inward_outward
 
-_GROWTH = (1, 1, 1, 1, 2, 2, 2, 4, 4, 4)  # of each block's width, against the first's; where it grows, frames halve
 _KERNEL = 5
 _DILATIONS = (1, 2)
 
 
-class CtrGcn(PaddedModel):
-    """Ten blocks, 64 to 256 channels wide; its input's statistics are per person.
-
-    Blocks keep their frames but for the fifth and the eighth, which halve them (rounded up). ``dim`` is a multiple of four.
-    """
+class CtrGcn(BlockModel):
+    """``dim`` is a multiple of four; the input's statistics are per person."""
 
     def __init__(self, config: PaddedConfig) -> None:
-        super().__init__(config, width=_GROWTH[-1] * config.dim, together=True)
-        self.blocks = blocks(config)
+        super().__init__(config, block_of(config), together=True)
         nn.init.normal_(self.output.weight, std=math.sqrt(2 / config.classes))
 
-    def encode(self, x: Tensor) -> Tensor:
-        """x [N, C, T, V] -> [N, 4 * dim, ceil(T / 4), V]."""
-        encoded: Tensor = self.blocks(x)
-        return encoded
 
-
-def blocks(config: PaddedConfig) -> nn.Sequential:
-    """The ten blocks: x [N, C, T, V] -> [N, 4 * dim, ceil(T / 4), V]."""
+def block_of(config: PaddedConfig) -> Make:
+    """Makes the blocks: channel-wise topologies, then frames at several scales."""
     # a joint takes the sum of its children and a share of its parent: the authors gather along rows what they norm by columns
     graph = torch.from_numpy(inward_outward(config.bones, config.joints)[[0, 2, 1]])
-    widths = [config.channels - 1] + [growth * config.dim for growth in _GROWTH]
-    made = nn.Sequential()
-    for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-        stride = 2 if i > 0 and after != before else 1
-        made.append(Block(before, after, graph, stride, residual=i > 0))
-    return made
 
+    def make(before: int, after: int, stride: int, residual: bool) -> Block:
+        spatial, temporal = TopologyRefinement(before, after, graph), DilatedTemporalConvolution(after, stride)
+        return Block(spatial, temporal, brought(before, after, stride, DrawnConvolution) if residual else None)
 
-class Block(nn.Module):
-    """Channel-wise topologies, then frames at several scales: x [N, C, T, V] -> [N, D, ceil(T / stride), V]."""
-
-    def __init__(self, before: int, after: int, graph: Tensor, stride: int, residual: bool) -> None:
-        super().__init__()
-        self.spatial = TopologyRefinement(before, after, graph)
-        self.temporal = MultiScaleTemporalConvolution(after, stride)
-        self.residual: nn.Module | None = None
-        if residual:
-            same = before == after and stride == 1
-            self.residual = nn.Identity() if same else PointConvolution(before, after, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.temporal(self.spatial(x))
-        return F.relu(y if self.residual is None else y + self.residual(x))
+    return make
 
 
 class TopologyRefinement(nn.Module):
@@ -82,7 +55,7 @@ class TopologyRefinement(nn.Module):
         self.refinement = nn.Conv2d(self.partitions * embedded, self.partitions * after, 1, groups=self.partitions)
         self.values = nn.Conv2d(before, self.partitions * after, 1)
         self.norm = nn.BatchNorm2d(after)
-        self.down = nn.Identity() if before == after else PointConvolution(before, after)
+        self.down = brought(before, after, convolution=DrawnConvolution)
 
         draw(self.embedding, std=math.sqrt(2 / embedded))  # He's, of each partition by itself
         draw(self.refinement, std=math.sqrt(2 / after))
@@ -105,7 +78,7 @@ class TopologyRefinement(nn.Module):
         return self.graph[:, None] + self.alpha * own
 
 
-class MultiScaleTemporalConvolution(nn.Module):
+class DilatedTemporalConvolution(nn.Module):
     """x [N, D, T, V] -> [N, D, ceil(T / stride), V]: four branches share the channels, section 3.4 of the paper.
 
     Convolutions of five frames, dilated by 1 and 2, a maximum of three frames, and a 1x1 convolution. BatchNorm ends each.
@@ -136,19 +109,3 @@ class MultiScaleTemporalConvolution(nn.Module):
         branches = [convolution(part) for convolution, part in zip(self.dilated, parts, strict=True)]
         normed: Tensor = self.norm(torch.cat([*branches, self.maximum(last), self.point(x)], 1))
         return normed
-
-
-class PointConvolution(nn.Sequential):
-    """1x1 convolution over every stride-th frame and BatchNorm: x [N, C, T, V] -> [N, D, ceil(T / stride), V]."""
-
-    def __init__(self, before: int, after: int, stride: int = 1) -> None:
-        convolution = nn.Conv2d(before, after, 1, stride=(stride, 1))
-        draw(convolution, std=math.sqrt(2 / after))
-        super().__init__(convolution, nn.BatchNorm2d(after))
-
-
-def draw(layer: nn.Conv1d | nn.Conv2d | nn.Linear, std: float) -> None:
-    """Normally distributed weights, no bias."""
-    nn.init.normal_(layer.weight, std=std)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)

@@ -5,6 +5,8 @@ The padding is the models' own: who is absent is a person of zeros, and costs as
 
 from __future__ import annotations
 
+import abc
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,11 +58,10 @@ class Padding(nn.Module):
         return torch.where(longer, resampled, frame), (frame < length) | longer
 
 
-class PaddedModel(nn.Module):
+class PaddedModel(nn.Module, abc.ABC):
     """Base of the padded models: features [F, V, C + 1], cu_seqlens int32 [B + 1] -> logits [B, K].
 
-    A subclass sets ``width``, the channels that ``encode`` ends in, and builds its own layers after ``super().__init__``.
-    The input normalisation computes in float32 whatever the rest computes in.
+    A subclass builds its own layers after ``super().__init__``. The input normalisation computes in float32 whatever the rest computes in.
 
     Args:
         config: shape of the model.
@@ -78,9 +79,9 @@ class PaddedModel(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(width, config.classes)
 
+    @abc.abstractmethod
     def encode(self, x: Tensor) -> Tensor:
         """x [N, C, T, V] of one person each -> [N, D, T', V']."""
-        raise NotImplementedError
 
     def forward(self, features: Tensor, cu_seqlens: Tensor) -> Tensor:
         return self.classify(self.normalised(self.padding(features, cu_seqlens)).to(self.output.weight.dtype)).float()

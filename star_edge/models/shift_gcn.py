@@ -12,47 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from star_edge.models.blocks import Block, BlockModel, DrawnConvolution, brought, draw
 from star_edge.models.config import PaddedConfig
-from star_edge.models.ctr_gcn import PointConvolution, draw
-from star_edge.models.padded import PaddedModel
-from star_edge.models.st_gcn import GROWTH, shapes
 
 
-class ShiftGcn(PaddedModel):
-    """Ten blocks, 64 to 256 channels wide, or as ``config.growth`` says; its input's statistics are per person.
-
-    Blocks keep their frames but for those that widen, which halve them (rounded up).
-    """
+class ShiftGcn(BlockModel):
+    """Shifts over joints, then over frames in each block; the input's statistics are per person."""
 
     def __init__(self, config: PaddedConfig) -> None:
-        growth = config.growth or GROWTH
-        super().__init__(config, width=growth[-1] * config.dim, together=True)
-        self.blocks = nn.Sequential()
-        for i, (before, after, stride) in enumerate(shapes(config, growth)):
-            self.blocks.append(Block(before, after, config, stride, residual=i > 0))
+        def make(before: int, after: int, stride: int, residual: bool) -> Block:
+            spatial = SpatialShiftConvolution(before, after, config.joints)
+            temporal = TemporalShiftConvolution(after, stride, config.frames)
+            return Block(spatial, temporal, brought(before, after, stride, DrawnConvolution) if residual else None)
+
+        super().__init__(config, make, together=True)
         nn.init.normal_(self.output.weight, std=math.sqrt(2 / config.classes))
-
-    def encode(self, x: Tensor) -> Tensor:
-        """x [N, C, T, V] -> [N, 4 * dim, ceil(T / 4), V]."""
-        encoded: Tensor = self.blocks(x)
-        return encoded
-
-
-class Block(nn.Module):
-    """Shifts over joints, then over frames: x [N, C, T, V] -> [N, D, ceil(T / stride), V]."""
-
-    def __init__(self, before: int, after: int, config: PaddedConfig, stride: int, residual: bool) -> None:
-        super().__init__()
-        self.spatial = SpatialShiftConvolution(before, after, config.joints)
-        self.temporal = TemporalShiftConvolution(after, stride, config.frames)
-        self.residual: nn.Module | None = None
-        if residual:
-            same = before == after and stride == 1
-            self.residual = nn.Identity() if same else PointConvolution(before, after, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.temporal(self.spatial(x))
-        return F.relu(y if self.residual is None else y + self.residual(x))
 
 
 class SpatialShiftConvolution(nn.Module):
@@ -72,7 +46,7 @@ class SpatialShiftConvolution(nn.Module):
         self.mask = nn.Parameter(torch.zeros(joints, before))
         self.mix = nn.Linear(before, after)
         self.norm = nn.BatchNorm1d(joints * after)
-        self.down = nn.Identity() if before == after else PointConvolution(before, after)
+        self.down = brought(before, after, convolution=DrawnConvolution)
         draw(self.mix, std=math.sqrt(1 / after))
 
     def forward(self, x: Tensor) -> Tensor:

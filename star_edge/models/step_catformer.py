@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runtime.errors import InputError
+from star_edge.models.blocks import GROWTH, blocks, draw
 from star_edge.models.config import PaddedConfig
-from star_edge.models.ctr_gcn import blocks, draw
+from star_edge.models.ctr_gcn import block_of
 from star_edge.models.limbs import Division, arms_and_rest, layout_of, rest_and_legs, upper_and_lower
 from star_edge.models.padded import LayerNorm, PaddedModel, softmax
 
@@ -39,7 +41,13 @@ class StepCatFormer(PaddedModel):
         width = 4 * config.dim
         super().__init__(config, width=width, together=True)
         layout = layout_of(config)
-        self.blocks = blocks(config)
+        if config.growth not in ((), GROWTH):
+            raise InputError(
+                "STEP-CATFormer reads blocks by their number",
+                found=f"{len(config.growth)} blocks",
+                expected="the authors' ten",
+            )
+        self.blocks = blocks(config, block_of(config))
         self.fusion = nn.ModuleList(_fusion(growth * config.dim, width, stride) for stride, growth in _TAPPED.values())
         self.fuse = nn.Conv2d(width, width, 1)
         self.embedding = nn.Linear(width, width)

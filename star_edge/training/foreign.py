@@ -26,10 +26,10 @@ from runtime.errors import InputError
 from runtime.features import FeatureRecipe
 from runtime.files import sha256_of
 from runtime.skeleton import Skeleton
+from star_edge.models.blocks import GROWTH
 from star_edge.models.registry import MODELS, ModelConfig, build_model, padded_config, star_config
 from star_edge.models.shift_gcn import moved
 from star_edge.models.skeleton_graph import hops
-from star_edge.models.st_gcn import GROWTH
 from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, load_torch
 
 Kind = Literal["st-gcn++", "shift-gcn", "star"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from runtime.skeleton import Skeleton
+from star_edge.models.blocks import Block
 from star_edge.models.config import PaddedConfig
 from star_edge.models.padded import PaddedModel
+from star_edge.models.shift_gcn import TemporalShift
 
 Clips = Sequence[Sequence[int]]
 
@@ -46,6 +48,17 @@ def settled(model: PaddedModel, seed: int = 0) -> PaddedModel:
     return model.eval()
 
 
+def shifted(model: PaddedModel, reach: float = 4) -> PaddedModel:
+    """The model with shifts of all signs, whole ones among them."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, TemporalShift):
+                module.shift.copy_(reach * (2 * torch.rand(len(module.shift), generator=generator) - 1))
+                module.shift[:3] = torch.tensor([-2.0, 0.0, 3.0])
+    return model.eval()
+
+
 def assert_close(found: np.ndarray | Tensor, expected: np.ndarray | Tensor, tolerance: float) -> None:
     """Equal within ``tolerance`` of the largest expected magnitude."""
     found, expected = np.asarray(found, dtype=np.float64), np.asarray(expected, dtype=np.float64)
@@ -76,39 +89,60 @@ def naive_norm(layer: nn.BatchNorm2d, x: np.ndarray) -> np.ndarray:
     return (x - array(layer.running_mean)[:, None, None]) * gain[:, None, None] + array(layer.bias)[:, None, None]
 
 
+def naive_point(layer: nn.Sequential, x: np.ndarray) -> np.ndarray:
+    """x [C, T, V] -> [D, T', V]: a convolution and BatchNorm, whatever comes then."""
+    convolution, norm = layer[0], layer[1]
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    return naive_norm(norm, naive_convolution(convolution, x))
+
+
+def naive_brought(layer: nn.Module, x: np.ndarray) -> np.ndarray:
+    """x by itself, or through a convolution and BatchNorm."""
+    if isinstance(layer, nn.Identity):
+        return x
+    assert isinstance(layer, nn.Sequential)
+    return naive_point(layer, x)
+
+
+def naive_added(block: Block, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A block's output from its input x and what its layers made of it."""
+    return np.maximum(y if block.residual is None else y + naive_brought(block.residual, x), 0)
+
+
 def naive_sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def assert_exports(model: PaddedModel, path: Path) -> None:
-    """Exported for any number of rows and clips, the graph has no operator that targets lack, and the model's logits."""
+def assert_exports(model: PaddedModel, precision: Literal["fp32", "fp16"], tolerance: float) -> None:
+    """As our exporter writes it, the graph has no operator that targets lack, and the model's logits for any rows and clips."""
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    shapes = ({0: torch.export.Dim("F")}, {0: torch.export.Dim("B1")})
-    names = {"input_names": ["features", "cu_seqlens"], "output_names": ["logits"]}
-    inputs = packed(model.config, [[5, 3], [8]])
-    torch.onnx.export(model, inputs, path, dynamic_shapes=shapes, dynamo=True, opset_version=20, verbose=False, **names)
-    operators = {node.op_type for node in onnx.load(path).graph.node}
-    assert not {
-        name for name in operators if name.startswith(("Einsum", "Scatter", "Loop", "Scan", "If", "OneHot", "NonZero"))
-    }
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    from exporters.onnx.traced import trace
+
+    graph = trace(model, precision)
+    lacking = ("Einsum", "Scatter", "Loop", "Scan", "If", "OneHot", "NonZero")
+    assert not [node.op_type for node in graph.graph.node if node.op_type.startswith(lacking)]
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     for clips in ([[1]], [[7, 30], [], [40], [2, 2]]):
         features, cu_seqlens = packed(model.config, clips, seed=1)
         with torch.no_grad():
             expected = model(features, cu_seqlens)
         found = session.run(None, {"features": features.numpy(), "cu_seqlens": cu_seqlens.numpy()})[0]
-        assert_close(found, expected, 1e-4)
+        assert_close(found, expected, tolerance)
 
 
 @torch.no_grad()
 def assert_takes_odd_clips(model: PaddedModel) -> None:
-    """One frame, absent persons and no frame at all give finite logits, which are the same as by itself."""
+    """One frame, absent persons and no frame at all give finite logits, which are the same as by itself.
+
+    The latter in float64, where random weights do not enlarge rounding to the size of a difference.
+    """
     clips: Clips = [[1], [4, 3], [], [0, 5], [31, 2]]
     features, cu_seqlens = packed(model.config, clips)
+    assert model(features, cu_seqlens).isfinite().all()
+    model, features = model.double(), features.double()
     together = model(features, cu_seqlens)
-    assert together.isfinite().all()
     for clip, (start, end) in enumerate(zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True)):
         alone = model(features[start:end], torch.tensor([0, end - start], dtype=torch.int32))
         assert_close(alone[0], together[clip], 1e-5)

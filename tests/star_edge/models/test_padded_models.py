@@ -1,0 +1,97 @@
+"""Every padded model: the authors' parameter count, odd clips, other skeletons, half weights, and the exported graph."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from padded_checks import (  # noqa: E402
+    assert_exports,
+    assert_takes_odd_clips,
+    assert_works_in_half,
+    config,
+    packed,
+    settled,
+    shifted,
+)
+
+from runtime.skeleton import Skeleton  # noqa: E402
+from star_edge.models.config import PaddedConfig  # noqa: E402
+from star_edge.models.padded import PaddedModel  # noqa: E402
+from star_edge.models.registry import MODELS, build_model  # noqa: E402
+from star_edge.skeletons import COCO17, KINECT20, NITE15, NTU25  # noqa: E402
+
+PADDED = [name for name, entry in MODELS.items() if entry.padded]
+# of 60 classes: the authors', and how many of theirs ours is without
+PARAMETERS = {
+    "st-gcn": (3_098_832, 0),
+    "st-gcn++": (1_403_144, 0),
+    # by which the authors' channels could move over joints: one a channel, before and after the convolution of each of ten blocks
+    "shift-gcn": (693_107, 2 * (4 * 64 + 3 * 128 + 3 * 256)),
+    "ctr-gcn": (1_446_672, 0),
+    "step-catformer": (417_977_435, 0),
+    "aagcn": (3_781_668, 0),
+    # alpha and beta have an entry per group in each of the authors' ten blocks, of which their configuration reads the first
+    "dg-stgcn": (1_701_172, 10 * 2 * (8 - 1)),
+}
+
+
+def made(name: str, shape: PaddedConfig) -> PaddedModel:
+    """A model in eval mode with random weights and statistics, and shifts of all signs where there are any."""
+    model = build_model(name, shape)
+    assert isinstance(model, PaddedModel)
+    return shifted(settled(model))
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_parameter_counts_are_the_authors(name: str) -> None:
+    published, without = PARAMETERS[name]
+    counts = {}
+    for classes in (60, 120):
+        with torch.device("meta"):
+            model = build_model(name, config(NTU25, dim=64, classes=classes))
+        counts[classes] = sum(parameter.numel() for parameter in model.parameters())
+    assert counts[60] == published - without
+    assert counts[120] - counts[60] == 60 * (256 + 1) * (2 if name == "step-catformer" else 1)  # its second classifier
+
+
+@pytest.mark.parametrize("name", [name for name in PADDED if name != "step-catformer"])
+@pytest.mark.parametrize(("frames", "left"), [(1, 1), (2, 1), (13, 4), (64, 16)])
+def test_two_blocks_halve_the_frames_and_double_the_channels(name: str, frames: int, left: int) -> None:
+    model = build_model(name, config(NITE15)).eval()
+    assert isinstance(model, PaddedModel)
+    with torch.no_grad():
+        assert model.encode(torch.randn(3, 3, frames, 15)).shape == (3, 4 * 8, left, 15)
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_odd_clips(name: str) -> None:
+    assert_takes_odd_clips(made(name, config(NTU25)))
+
+
+@pytest.mark.parametrize("name", PADDED)
+@pytest.mark.parametrize("skeleton", [KINECT20, NITE15, COCO17], ids=lambda skeleton: skeleton.name)
+@pytest.mark.parametrize("frames", [1, 6])
+def test_other_skeletons_and_lengths(name: str, skeleton: Skeleton, frames: int) -> None:
+    model = made(name, config(skeleton, frames))
+    with torch.no_grad():
+        logits = model(*packed(model.config, [[3], [2, 9]]))
+    assert logits.shape == (2, 10)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_half_weights(name: str) -> None:
+    assert_works_in_half(made(name, config(NTU25, frames=64)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PADDED)
+def test_export(name: str) -> None:
+    assert_exports(made(name, config(NTU25)), "fp32", 1e-4)
+
+
+@pytest.mark.slow
+def test_export_of_taps_in_half() -> None:
+    assert_exports(made("shift-gcn", config(NTU25)), "fp16", 2e-2)
