@@ -25,20 +25,6 @@ if TYPE_CHECKING:
 
 Base = Literal["fp32", "fp16"]
 
-# why a module outside the quantised ones keeps its float type, by the last part of its path
-FLOAT_REASONS = {
-    "input_norm": "float32 normalisation of raw joints",
-    "embedding": "a few channels wide: nothing to gain, and every later layer sees its error",
-    "positions": "an addition",
-    "attention": "softmax, or sums over frames: float32 inside",
-    "norm1": "float32 island",
-    "norm2": "float32 island",
-    "context": "means over frames and a gate: float32 inside",
-}
-
-# and of a padded model
-NARROW = "a convolution of fewer than 16 channels: nothing to gain"
-
 
 @dataclass(frozen=True)
 class Int8Model:
@@ -79,9 +65,7 @@ def make_int8_model(bundle: Bundle, table: CalibrationTable, quantised: Collecti
         raise MismatchError("the INT8 graph has other Q/DQ nodes than its modules need", found=qdq, expected=expected)
     never = lowering.node_precisions("int8", base)
     left_float = {
-        module: f"{precision}: {FLOAT_REASONS.get(module.rpartition('.')[2], NARROW)}"
-        for module, precision in never.items()
-        if precision != "int8"
+        module: f"{precision}: {lowering.float_reason(module)}" for module, precision in never.items() if precision != "int8"
     }
     return Int8Model(model.SerializeToString(), base, tuple(modules), qdq, left_float)
 

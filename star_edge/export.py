@@ -189,7 +189,7 @@ def _lower(
     """The graph of each precision: ours for STAR, torch.onnx's for a padded model."""
     if isinstance(model, Star):
         config = model.config
-        return {name: build_model(config, weights, name) for name in precisions}, StarLowering(config, weights)
+        return {name: build_model(config, weights, name) for name in precisions}, StarLowering(config, lambda: weights)
     graphs: dict[Base, onnx.ModelProto] = {name: trace(model, name) for name in precisions}
     return graphs, TracedLowering(graphs)
 

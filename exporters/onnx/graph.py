@@ -20,15 +20,26 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from exporters.onnx.functions import CONTEXT, DOMAIN, LINEAR, OPSET, POSITIONS, SPARSE, VERSION, attributes, make_functions
 from exporters.onnx.nodes import FLOAT_TYPES, NodeList
+from exporters.onnx.qdq import quantised_input, quantised_weight
 from runtime.errors import InputError, MismatchError
 
 if TYPE_CHECKING:
     from star_edge.models.star import StarConfig
 
 IR_VERSION = 10
-LEVELS = 127  # symmetric int8: -127 to 127
 Precision = Literal["fp32", "fp16", "int8"]
 Base = Literal["fp32", "fp16"]
+
+# why a module outside the quantised ones keeps its float type, by the last part of its path
+FLOAT_REASONS = {
+    "input_norm": "float32 normalisation of raw joints",
+    "embedding": "a few channels wide: nothing to gain, and every later layer sees its error",
+    "positions": "an addition",
+    "attention": "softmax, or sums over frames: float32 inside",
+    "norm1": "float32 island",
+    "norm2": "float32 island",
+    "context": "means over frames and a gate: float32 inside",
+}
 
 
 def quantised_modules(config: StarConfig) -> list[str]:
@@ -119,12 +130,6 @@ def build_model(
     model = graph.build()
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def scales_of(amax: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """amax / 127 in a graph's float type; 1 for an all-zero channel, and never rounded down to zero."""
-    scales = np.where(amax > 0, amax / LEVELS, 1.0).astype(dtype)
-    return np.maximum(scales, np.finfo(dtype).smallest_subnormal)
 
 
 class _Graph:
@@ -219,7 +224,8 @@ class _Graph:
         weight = self._weight(f"{path}.weight", (outputs, inputs)).T
         name = f"{path}.weight"
         if path in self.quantised:
-            x, name = self._quantised_input(x, path), self._quantised_weight(weight, path)
+            x = quantised_input(self.nodes, self.initializers, x, path, self.ranges, self.float_dtype)
+            name = quantised_weight(self.nodes, self.initializers, weight, path, axis=1, dtype=self.float_dtype)
         else:
             self._float_initializer(name, weight)
         if not bias:
@@ -227,28 +233,6 @@ class _Graph:
         product = self.nodes.add("MatMul", [x, name], f"{path}.matmul", name=path)
         self._float_initializer(f"{path}.bias", self._weight(f"{path}.bias", (outputs,)))
         return self.nodes.add("Add", [product, f"{path}.bias"], output or f"{path}.out", name=f"{path}.add")
-
-    def _quantised_input(self, x: str, path: str) -> str:
-        """Q/DQ in front of a module: symmetric, per tensor, scale amax / 127."""
-        key = f"{path}.in"
-        if key not in self.ranges:
-            raise MismatchError("the calibration table lacks a range", where=key, hint="star-edge calibrate")
-        scale, zero = f"{key}.scale", f"{key}.zero_point"
-        self.initializers[scale] = scales_of(np.asarray(self.ranges[key]), self.float_dtype)
-        self.initializers[zero] = np.zeros((), dtype=np.int8)
-        quantised = self.nodes.add("QuantizeLinear", [x, scale, zero], f"{key}.int8", name=f"{key}.quantize")
-        return self.nodes.add("DequantizeLinear", [quantised, scale, zero], f"{key}.dequantized", name=f"{key}.dequantize")
-
-    def _quantised_weight(self, weight: np.ndarray, path: str) -> str:
-        """An int8 initializer [in, out] with one scale per output channel, dequantised."""
-        name = f"{path}.weight"
-        scales = scales_of(np.abs(weight).max(axis=0), self.float_dtype)
-        levels = np.rint(weight / scales.astype(np.float64))
-        self.initializers[name] = np.clip(levels, -LEVELS, LEVELS).astype(np.int8)
-        self.initializers[f"{name}.scale"] = scales
-        self.initializers[f"{name}.zero_point"] = np.zeros(len(scales), dtype=np.int8)
-        return self.nodes.add("DequantizeLinear", [name, f"{name}.scale", f"{name}.zero_point"], f"{name}.dequantized",
-                              name=f"{name}.dequantize", axis=1)  # fmt: skip
 
     def _norm(self, x: str, path: str) -> str:
         """LayerNorm in float32."""

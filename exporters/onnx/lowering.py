@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol, get_args
 
 import msgspec
@@ -36,6 +36,9 @@ class Lowering(Protocol):
     def node_precisions(self, precision: str, base: Base = "fp32", quantised: Collection[str] | None = None) -> dict[str, str]:
         """Module path -> precision its weights and arithmetic are stored in, for the bundle's manifest."""
 
+    def float_reason(self, module: str) -> str:
+        """Why a module outside ``quantised_modules`` keeps its float type."""
+
     def int8_model(self, ranges: Mapping[str, float], base: Base, quantised: Collection[str]) -> ModelProto:
         """The int8 graph with ``quantised`` modules, over a float type ``base``, from calibration key -> amax."""
 
@@ -43,8 +46,8 @@ class Lowering(Protocol):
 class StarLowering:
     """A STAR model, whose graphs are written from config and weights; see exporters/onnx/graph.py."""
 
-    def __init__(self, config: StarConfig, weights: Mapping[str, np.ndarray]) -> None:
-        self._config, self._weights = config, weights
+    def __init__(self, config: StarConfig, weights: Callable[[], Mapping[str, np.ndarray]]) -> None:
+        self._config, self._weights = config, weights  # read for an int8 graph alone
 
     @property
     def quantised_modules(self) -> list[str]:
@@ -57,8 +60,11 @@ class StarLowering:
     def node_precisions(self, precision: str, base: Base = "fp32", quantised: Collection[str] | None = None) -> dict[str, str]:
         return graph.node_precisions(self._config, msgspec.convert(precision, graph.Precision), base, quantised)
 
+    def float_reason(self, module: str) -> str:
+        return graph.FLOAT_REASONS[module.rpartition(".")[2]]
+
     def int8_model(self, ranges: Mapping[str, float], base: Base, quantised: Collection[str]) -> ModelProto:
-        return graph.build_model(self._config, self._weights, "int8", ranges, base, quantised)
+        return graph.build_model(self._config, self._weights(), "int8", ranges, base, quantised)
 
 
 def lowering_of(bundle: Bundle) -> Lowering:
@@ -67,6 +73,6 @@ def lowering_of(bundle: Bundle) -> Lowering:
 
     config = config_of(bundle)
     if isinstance(config, StarConfig):
-        return StarLowering(config, load(bundle.read(WEIGHTS)))
+        return StarLowering(config, lambda: load(bundle.read(WEIGHTS)))
     floats = [base for base in get_args(Base) if base in bundle.manifest.precisions]
     return TracedLowering({name: onnx.load_model_from_string(bundle.read(model_file(name))) for name in floats})

@@ -20,12 +20,13 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
 from exporters.onnx.functions import OPSET
-from exporters.onnx.graph import IR_VERSION, LEVELS, Base, scales_of
+from exporters.onnx.graph import IR_VERSION, Base
+from exporters.onnx.nodes import NodeList
+from exporters.onnx.qdq import quantised_input, quantised_weight
 from runtime.errors import InputError, MismatchError
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 def trace(model: PaddedModel, precision: Base = "fp32") -> ModelProto:
     """Export a padded model in eval mode; the same weights give the same bytes."""
     import torch
+
+    from star_edge.compression.low_rank import FACTORABLE
 
     traced = copy.deepcopy(model).eval()
     if precision == "fp16":
@@ -65,7 +68,7 @@ def trace(model: PaddedModel, precision: Base = "fp32") -> ModelProto:
         )
     assert program is not None
     modules = dict(traced.named_modules())
-    products = {path for path, module in modules.items() if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))}
+    products = {path for path, module in modules.items() if isinstance(module, FACTORABLE)}
     leaves = {path for path, module in modules.items() if not list(module.children())}
     exported = _named(program.model_proto, products, leaves)
     onnx.checker.check_model(exported, full_check=True)
@@ -102,6 +105,12 @@ class TracedLowering:
             table |= dict.fromkeys(self._products if quantised is None else quantised, "int8")
         return dict(sorted(table.items()))
 
+    def float_reason(self, module: str) -> str:
+        """Why a module outside ``quantised_modules`` keeps its float type."""
+        if module == "input_norm":
+            return "float32 normalisation of raw joints"
+        return f"a convolution of fewer than {_LEAST_CHANNELS} channels: nothing to gain"
+
     def int8_model(self, ranges: Mapping[str, float], base: Base, quantised: Collection[str]) -> ModelProto:
         """The graph of ``base`` with the modules ``quantised`` in int8.
 
@@ -118,59 +127,27 @@ class TracedLowering:
             raise MismatchError("the bundle has no graph of this precision", found=base, expected=", ".join(self._models))
         model = ModelProto()
         model.CopyFrom(self._models[base])
-        _Quantiser(model, ranges).quantise(quantised)
+        _quantise(model.graph, ranges, quantised)
         onnx.checker.check_model(model, full_check=True)
         return model
 
 
-class _Quantiser:
-    """Puts Q/DQ pairs into a graph, in place."""
-
-    def __init__(self, model: ModelProto, ranges: Mapping[str, float]) -> None:
-        self.graph, self.ranges = model.graph, ranges
-        self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-
-    def quantise(self, modules: Collection[str]) -> None:
-        nodes: list[NodeProto] = []
-        for node in self.graph.node:
-            if node.name in modules and node.op_type in _WEIGHTED:
-                nodes += [*self._input(node), self._weight(node)]
-            nodes.append(node)
-        used = {name for node in nodes for name in node.input}
-        kept = [numpy_helper.from_array(array, name) for name, array in self.constants.items() if name in used]
-        del self.graph.node[:], self.graph.initializer[:]
-        self.graph.node.extend(nodes)
-        self.graph.initializer.extend(kept)
-
-    def _input(self, node: NodeProto) -> list[NodeProto]:
-        """Symmetric, per tensor, scale amax / 127."""
-        key = f"{node.name}.in"
-        if key not in self.ranges:
-            raise MismatchError("the calibration table lacks a range", where=key, hint="star-edge calibrate")
-        scale, zero = f"{key}.scale", f"{key}.zero_point"
-        self.constants[scale] = scales_of(np.asarray(self.ranges[key]), self.constants[node.input[1]].dtype)
-        self.constants[zero] = np.zeros((), dtype=np.int8)
-        pair = [
-            helper.make_node("QuantizeLinear", [node.input[0], scale, zero], [f"{key}.int8"], name=f"{key}.quantize"),
-            helper.make_node(
-                "DequantizeLinear", [f"{key}.int8", scale, zero], [f"{key}.dequantized"], name=f"{key}.dequantize"
-            ),
-        ]
-        node.input[0] = f"{key}.dequantized"
-        return pair
-
-    def _weight(self, node: NodeProto) -> NodeProto:
-        """An int8 initializer with one scale per output channel, dequantised."""
-        weight, axis, name = self.constants[node.input[1]], _channel_axis(node), f"{node.name}.weight"
-        others = tuple(other for other in range(weight.ndim) if other != axis)
-        scales = scales_of(np.abs(weight.astype(np.float64)).max(axis=others), weight.dtype)
-        steps = scales.astype(np.float64).reshape([-1 if place == axis else 1 for place in range(weight.ndim)])
-        self.constants[f"{name}.int8"] = np.clip(np.rint(weight / steps), -LEVELS, LEVELS).astype(np.int8)
-        self.constants[f"{name}.scale"] = scales
-        self.constants[f"{name}.zero_point"] = np.zeros(len(scales), dtype=np.int8)
-        node.input[1] = f"{name}.dequantized"
-        inputs = [f"{name}.int8", f"{name}.scale", f"{name}.zero_point"]
-        return helper.make_node("DequantizeLinear", inputs, [node.input[1]], name=f"{name}.dequantize", axis=axis)
+def _quantise(graph: GraphProto, ranges: Mapping[str, float], modules: Collection[str]) -> None:
+    """Put Q/DQ pairs into a graph, in place."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    nodes = NodeList()
+    for node in graph.node:
+        if node.name in modules and node.op_type in _WEIGHTED:
+            weight = constants[node.input[1]]
+            x = quantised_input(nodes, constants, node.input[0], node.name, ranges, weight.dtype)
+            node.input[:2] = [x, quantised_weight(nodes, constants, weight, node.name, _channel_axis(node), weight.dtype)]
+        nodes.nodes.append(node)
+    used = {name for node in nodes.nodes for name in node.input}
+    kept = [numpy_helper.from_array(array, name) for name, array in constants.items() if name in used]
+    ordered = list(nodes.nodes)
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(ordered)
+    graph.initializer.extend(kept)
 
 
 def _products(model: ModelProto) -> dict[str, NodeProto]:

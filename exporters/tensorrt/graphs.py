@@ -18,8 +18,8 @@ import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, helper, inliner, numpy_helper
 
 from exporters.onnx.functions import DOMAIN, LINEAR, OPS, SPARSE, VERSION
-from exporters.onnx.graph import scales_of
 from exporters.onnx.nodes import NodeList
+from exporters.onnx.qdq import scales_of
 from runtime.errors import InputError, MismatchError
 from runtime.manifest import model_file
 

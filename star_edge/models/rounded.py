@@ -8,14 +8,16 @@ LayerNorm, the segmented linear attention, the means and the gate of the context
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+import abc
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from star_edge.models.star import Encoder, Layer, SpatialAttention, Star
+from star_edge.models.watching import Watch
 from star_edge.ops.segmented_linear_attention.packed import segmented_linear_attention
 from star_edge.ops.segmented_positions.packed import segmented_positions
 from star_edge.ops.segments import clip_of_row, segment_mean
@@ -25,52 +27,22 @@ if TYPE_CHECKING:
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
-# called with the module path and each tensor after rounding
-Watch = Callable[[str, Tensor], None]
 
-
-class Rounded(Protocol):
-    """A model with its weights rounded; call it like the model.
-
-    Attributes:
-        dtype: what is rounded to.
-    """
-
-    dtype: torch.dtype
-
-    def __call__(self, features: Tensor, cu_seqlens: Tensor, watch: Watch | None = None) -> Tensor:
-        """Logits float32 [B, K] of features float32 [F, V, C], cu_seqlens int32 [B+1]; ``watch`` sees each module's output."""
-
-    def first_overflow(self, features: Tensor, cu_seqlens: Tensor) -> str | None:
-        """Path of the first module with a weight or output that is not finite on these clips, None when all are."""
-
-
-def rounded(model: Model, precision: str) -> Rounded:
-    """The rounding reference of a model, for ``fp16`` or ``bf16``."""
-    if isinstance(model, Star):
-        return RoundedStar(model, precision)
-    from star_edge.models.rounded_padded import RoundedPadded
-
-    return RoundedPadded(model, precision)
-
-
-class RoundedStar:
+class Rounded(abc.ABC):
     """A model with its weights rounded; call it like the model.
 
     Args:
-        model: the fp32 model; left as it is.
         precision: ``fp16`` or ``bf16``.
     """
 
-    def __init__(self, model: Star, precision: str) -> None:
-        self.model, self.dtype = model, DTYPES[precision]
-        outside = [name for name in model.state_dict() if "norm" not in name]
-        self.weights = {name: self.round(model.get_parameter(name).detach()) for name in outside}
+    weights: Mapping[str, Tensor]
 
-    @torch.no_grad()
+    def __init__(self, precision: str) -> None:
+        self.dtype = DTYPES[precision]
+
+    @abc.abstractmethod
     def __call__(self, features: Tensor, cu_seqlens: Tensor, watch: Watch | None = None) -> Tensor:
-        """Logits float32 [B, K] of features float32 [F, V, C], cu_seqlens int32 [B+1]."""
-        return _Run(self, cu_seqlens, watch or (lambda path, tensor: None)).logits(features)
+        """Logits float32 [B, K] of features float32 [F, V, C], cu_seqlens int32 [B+1]; ``watch`` sees each module's output."""
 
     def first_overflow(self, features: Tensor, cu_seqlens: Tensor) -> str | None:
         """Path of the first module with a weight or output that is not finite on these clips, None when all are."""
@@ -89,6 +61,29 @@ class RoundedStar:
     def round(self, tensor: Tensor) -> Tensor:
         """The nearest numbers of the precision, as float32."""
         return tensor.to(self.dtype).float()
+
+
+def rounded(model: Model, precision: str) -> Rounded:
+    """The rounding reference of a model, for ``fp16`` or ``bf16``."""
+    if isinstance(model, Star):
+        return RoundedStar(model, precision)
+    from star_edge.models.rounded_padded import RoundedPadded
+
+    return RoundedPadded(model, precision)
+
+
+class RoundedStar(Rounded):
+    """Of STAR. ``model``: the fp32 model; left as it is."""
+
+    def __init__(self, model: Star, precision: str) -> None:
+        super().__init__(precision)
+        self.model = model
+        outside = [name for name in model.state_dict() if "norm" not in name]
+        self.weights = {name: self.round(model.get_parameter(name).detach()) for name in outside}
+
+    @torch.no_grad()
+    def __call__(self, features: Tensor, cu_seqlens: Tensor, watch: Watch | None = None) -> Tensor:
+        return _Run(self, cu_seqlens, watch or (lambda path, tensor: None)).logits(features)
 
 
 class _Run:

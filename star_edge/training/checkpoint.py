@@ -189,19 +189,21 @@ def _check_weights(checkpoint: Checkpoint, path: Path) -> None:
         )
     if isinstance(config, PaddedConfig) and (config.bones, config.root) != (skeleton.bones, skeleton.root):
         raise InputError("checkpoint contradicts itself", where=path, found="a model for other bones", expected=skeleton.name)
-    if isinstance(config, StarConfig) and config.layers > len(
-        checkpoint.state_dict
-    ):  # a model of millions of layers is not built to find that out
+    # a model of millions of layers is not built to find that out
+    if isinstance(config, StarConfig) and config.layers > len(checkpoint.state_dict):
         raise InputError(
             "checkpoint has fewer weights than layers",
             where=path,
             found=f"{len(checkpoint.state_dict)} weights, {config.layers} layers",
             expected="several weights a layer",
         )
-    with torch.device("meta"):
-        expected = {
-            name: tuple(tensor.shape) for name, tensor in build_model(checkpoint.model.name, config).state_dict().items()
-        }
+    try:
+        with torch.device("meta"):
+            built = build_model(checkpoint.model.name, config).state_dict()
+    except InputError as error:
+        where = ", ".join(filter(None, (error.where, error.found)))
+        raise InputError(error.what, where=path, found=where, expected=error.expected, hint=error.hint) from None
+    expected = {name: tuple(tensor.shape) for name, tensor in built.items()}
     for name in sorted(expected.keys() | checkpoint.state_dict.keys()):
         tensor = checkpoint.state_dict.get(name)
         shape = None if tensor is None else tuple(tensor.shape)

@@ -113,7 +113,7 @@ PAPER = Recipe(
 # rounded but what INT8 rounds. Dropout, averaging and augmentation stay, because the few clips are known by heart already.
 QAT: dict[str, Any] = {"name": "qat", "epochs": 8, "schedule": "cosine", "lr": 1e-3, "warmup_epochs": 1.0, "amp": "none"}
 
-# What fine-tuning changes in the recipe its model was trained with: a tenth of the steps' size, without a long warm-up.
+# What fine-tuning changes in the recipe its model was trained with: a quarter of the default recipe's steps, and a short warm-up.
 FINE_TUNING: dict[str, Any] = {"name": "fine-tuning", "epochs": 20, "schedule": "cosine", "lr": 5e-4, "warmup_epochs": 1.0}
 
 RECIPES = {recipe.name: recipe for recipe in (DEFAULT, PAPER)}

@@ -13,7 +13,8 @@ from runtime.bundle import Bundle
 from runtime.engines.onnxruntime import session_options
 from runtime.errors import InputError
 from runtime.manifest import model_file
-from star_edge.models.rounded import Watch, rounded
+from star_edge.models.rounded import rounded
+from star_edge.models.watching import Watch, watched
 from star_edge.torch_engine import load_model
 
 
@@ -77,16 +78,8 @@ class TorchTap:
         if self._precision != "fp32":
             rounded(self._model, self._precision)(features, cu_seqlens, watch)
             return
-        hooks = [
-            module.register_forward_hook(lambda _module, _inputs, output, path=path: watch(path, output))
-            for path, module in self._model.named_modules()
-            if path
-        ]
-        try:
+        with watched(self._model, watch):
             self._model(features, cu_seqlens)
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 class OnnxTap:

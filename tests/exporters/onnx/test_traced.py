@@ -111,7 +111,7 @@ class TestInt8:
             weight = weights[f"{module}.weight"].numpy()
             scales = np.abs(weight).max(1) / 127
             np.testing.assert_allclose(tensors[f"{module}.weight.scale"], scales, rtol=1e-6)
-            levels = tensors[f"{module}.weight.int8"]
+            levels = tensors[f"{module}.weight"]
             np.testing.assert_array_equal(levels if axis == 0 else levels.T, np.rint(weight / scales[:, None]))
 
     def test_manifest_names_each_modules_precision(self, graphs: dict[Base, ModelProto]) -> None:

@@ -14,8 +14,8 @@ from onnx import ModelProto, NodeProto, TensorProto, checker, numpy_helper
 
 from exporters.onnx.functions import CONTEXT, DOMAIN, LINEAR, OPS, POSITIONS, SPARSE, make_functions
 from exporters.onnx.golden import Case, moving_body, odd_cases
-from exporters.onnx.graph import LEVELS
 from exporters.onnx.parity import onnx_forward
+from exporters.onnx.qdq import LEVELS
 from exporters.onnx.single_op import build_single_op
 from exporters.tensorrt.graphs import (
     ATTENTIONS,
