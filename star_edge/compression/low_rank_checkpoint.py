@@ -200,8 +200,8 @@ class _Judge:
     def accuracy(self, model: nn.Module) -> float | None:
         return top_k_accuracy(self._logits(model), self._task.validation_labels) if len(self._labels) else None
 
-    def __bool__(self) -> bool:
-        return len(self._labels) > 0
+    def __len__(self) -> int:
+        return len(self._labels)
 
     def _logits(self, model: nn.Module) -> np.ndarray:
         return model_logits(model, self._task.validation, self._start.skeleton, self._start.features)
@@ -258,15 +258,19 @@ def _choose(
             expected=f"at least {smallest / everything:.3f}, where all of them have rank 1",
             hint="a larger budget, or --kernels if convolutions over frames hold the rest",
         )
-    sensitivity = None
-    if judge:
-        say(f"measuring how much each of them matters on {len(judge._labels)} val clips")
-        halves = {name: max(1, matrix.break_even // 2) for name, matrix in layers.items()}
-        known = measured_sensitivity(model, halves, judge.loss)
-        least = {name: known(name) for name in layers}
-        floor = max(least.values()) * 1e-3  # a layer that seemed not to matter still gives its largest directions last
-        sensitivity = lambda name: max(least[name], floor)  # noqa: E731
+    sensitivity = _sensitivity(model, layers, judge, say) if judge else None
     return budget_ranks(layers, spectra, target * everything - others, used, sensitivity)
+
+
+def _sensitivity(
+    model: nn.Module, layers: dict[str, Matrix], judge: _Judge, say: Callable[[str], None]
+) -> Callable[[str], float]:
+    """Path -> how much the loss of a layer's energy costs on val clips, never nothing."""
+    say(f"measuring how much each of them matters on {len(judge)} val clips")
+    known = measured_sensitivity(model, {name: max(1, matrix.break_even // 2) for name, matrix in layers.items()}, judge.loss)
+    found = {name: known(name) for name in layers}
+    least = max(found.values()) * 1e-3  # a layer that seemed not to matter still gives its largest directions last
+    return {name: max(value, least) for name, value in found.items()}.__getitem__
 
 
 def _checkpoint(start: Checkpoint, low: nn.Module, ranks: dict[str, int], top1: float | None) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""Fine-tuning: a compressed model's weights, trained on for some epochs on the clips it was fitted on."""
+"""Training that goes on from weights at hand, for some epochs on the clips they were fitted on."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class FineTuner(Trainer):
     Args:
         task, recipe, out, seed, teacher: as for :class:`Trainer`.
         start: the weights to begin with, and the model they are of.
-        origin_sha256: of the checkpoint that ``start`` was made from, so that a run is not continued on another one.
+        start_sha256: of the checkpoint that ``start`` is, or was made from, so that a run is not continued on another one.
     """
 
     def __init__(
         self,
         task: Task,
         start: Checkpoint,
-        origin_sha256: str,
+        start_sha256: str,
         recipe: Recipe,
         out: Path,
         seed: int = 0,
         teacher: Teacher | None = None,
     ) -> None:
-        self.start, self.origin_sha256 = start, origin_sha256
+        self.start, self.start_sha256 = start, start_sha256
         super().__init__(task, start.model.name, recipe, out, seed, teacher=teacher)
 
     def _entry(self, model_name: str, attention: Any) -> ModelEntry:
@@ -49,4 +49,4 @@ class FineTuner(Trainer):
         return model
 
     def _identity(self) -> dict[str, Any]:
-        return {**super()._identity(), "origin": self.origin_sha256}
+        return {**super()._identity(), "start": self.start_sha256}

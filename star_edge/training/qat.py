@@ -6,29 +6,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from calibration.selection import stratified
 from runtime.errors import InputError, MismatchError
 from runtime.files import sha256_of
 from star_edge.data.recorded import Recorded, open_recorded
 from star_edge.models.config import StarConfig
-from star_edge.models.registry import build_model
 from star_edge.models.star import Star
 from star_edge.training.batches import packed_batches, rows_of
-from star_edge.training.checkpoint import Checkpoint, ModelEntry, QuantisationEntry, load_checkpoint
+from star_edge.training.checkpoint import Checkpoint, QuantisationEntry, load_checkpoint
 from star_edge.training.evaluate import FRAMES_PER_BATCH
 from star_edge.training.fake_quant import find_ranges, get_ranges, insert_quantisers, set_ranges
-from star_edge.training.loop import Task, Trainer
+from star_edge.training.fine_tuning import FineTuner
+from star_edge.training.loop import Task
 from star_edge.training.recipe import QAT, Recipe, continued_recipe
 
 _CALIBRATION_CLIPS = 128
 
 
-class QatTrainer(Trainer):
+class QatTrainer(FineTuner):
     """Trains from a checkpoint; what it validates, and keeps the best epoch of, is the model as quantised.
 
     Ranges are taken from fitted clips when an epoch begins, so they follow the weights. ``ckpt.pt`` holds the weights under their
@@ -40,12 +39,11 @@ class QatTrainer(Trainer):
     """
 
     def __init__(self, task: Task, path: Path, start: Checkpoint, recipe: Recipe, out: Path, seed: int = 0) -> None:
-        self.start = start
-        self.origin = {"start": str(path), "start_sha256": sha256_of(path)}
+        self.path = path
         places = np.arange(len(task.fit)).astype(str)
         chosen = stratified(places, task.fit_labels, rows_of(task.fit), _CALIBRATION_CLIPS)
         self.calibration = [task.fit[clip] for clip in chosen]
-        super().__init__(task, start.model.name, recipe, out, seed)
+        super().__init__(task, start, sha256_of(path), recipe, out, seed)
 
     @classmethod
     def of(cls, path: Path, data: Path | None, split: str | None, out: Path, seed: int = 0, **changes: Any) -> QatTrainer:
@@ -78,25 +76,11 @@ class QatTrainer(Trainer):
         task = Task.of(dataset, trained.split, trained.fitted)
         return cls(task, path, start, continued_recipe(start.recipe, start.features, QAT, **changes), out, seed)
 
-    def _entry(self, model_name: str, attention: Any) -> ModelEntry:
-        recipe = self.recipe
-        config = msgspec.structs.replace(
-            self.start.model.config,
-            dropout=recipe.dropout,
-            attention_dropout=recipe.attention_dropout,
-            head_dropout=recipe.head_dropout,
-        )
-        return ModelEntry(model_name, config)
-
-    def _build(self) -> Star:
-        model = build_model(self.model_entry.name, self.model_entry.config)
+    def _build(self) -> nn.Module:
+        model = super()._build()
         assert isinstance(model, Star)
-        model.load_state_dict(self.start.state_dict)
         insert_quantisers(model)
         return model
-
-    def _identity(self) -> dict[str, Any]:
-        return {**super()._identity(), "start": self.origin["start_sha256"]}
 
     def _fit_epoch(self) -> tuple[float, float]:
         set_ranges(self.model, find_ranges(self.model, self._calibration_batches))
@@ -115,5 +99,5 @@ class QatTrainer(Trainer):
     def _checkpoint(self, accuracy: float, validation: float | None) -> Checkpoint:
         saved = super()._checkpoint(accuracy, validation)
         saved.state_dict = {name: saved.state_dict[name] for name in self.start.state_dict}
-        saved.quantisation = QuantisationEntry(**self.origin, ranges=get_ranges(self.model))
+        saved.quantisation = QuantisationEntry(str(self.path), self.start_sha256, get_ranges(self.model))
         return saved

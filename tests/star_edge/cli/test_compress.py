@@ -3,53 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from star_edge import cli  # noqa: E402
-from star_edge.skeletons import NITE15  # noqa: E402
-from star_edge.training.checkpoint import DataEntry, load_checkpoint, save_checkpoint  # noqa: E402
+from star_edge.training.checkpoint import load_checkpoint  # noqa: E402
 
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def star_edge(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs a verb in an empty folder: (arguments) -> exit code, stdout, stderr."""
-    monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["star-edge", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return (code, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def start(random_checkpoint: Path, tmp_path: Path) -> Path:
-    """Checkpoint of a small model that names 30 clips of noise by six subjects as its data."""
-    rng, lengths = np.random.default_rng(0), np.full(30, 8)
-    np.savez(tmp_path / "noise.npz", xyz=rng.normal(0, 0.3, (240, 15, 3)).astype(np.float32), lengths=lengths,
-             labels=np.arange(30) % 5, subjects=np.arange(30) // 5 + 1, edges=np.array(NITE15.bones),
-             class_names=np.array(list("abcde")))  # fmt: skip
-    saved = load_checkpoint(random_checkpoint)
-    data = DataEntry(str(tmp_path / "noise.npz"), "noise", "xsub")
-    save_checkpoint(msgspec.structs.replace(saved, data=data), tmp_path / "start.pt")
-    return tmp_path / "start.pt"
 
 
 def test_low_rank_from_checkpoint_to_engines(star_edge: Command, start: Path, tmp_path: Path) -> None:

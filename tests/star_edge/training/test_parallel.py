@@ -23,7 +23,7 @@ from shared_training import made_up_task  # noqa: E402
 from runtime.errors import InputError, MismatchError  # noqa: E402
 from star_edge.training.batches import AugmentedBatches, deal  # noqa: E402
 from star_edge.training.loop import Trainer, learning_rate  # noqa: E402
-from star_edge.training.parallel import join  # noqa: E402
+from star_edge.training.parallel import Group, join  # noqa: E402
 from star_edge.training.recipe import DEFAULT, QAT, Recipe, continued_recipe, get_recipe  # noqa: E402
 
 SCRIPT = Path(shared_training.__file__)
@@ -176,6 +176,11 @@ def test_a_process_without_a_gpu_is_told_so(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(MismatchError, match="no GPU for this process"):
         join("cuda")
+
+
+def test_several_processes_are_refused_for_a_padded_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="several processes cannot train ctr-gcn"):
+        Trainer(made_up_task(), "ctr-gcn", get_recipe("default", "ctr-gcn"), tmp_path, group=Group(0, 2))
 
 
 @pytest.mark.slow
