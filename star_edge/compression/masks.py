@@ -113,6 +113,21 @@ def bake_masks(model: nn.Module) -> None:
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
+def plain_weights(model: nn.Module) -> dict[str, Tensor]:
+    """State dict of a model whose weights are parametrised, under its own names, with what its weights now are.
+
+    Not by undoing the parametrisation of a copy: a copy shares its modules' classes, and the model would lose its weights.
+    """
+    inside = ".parametrizations.weight."
+    state = {name: tensor for name, tensor in model.state_dict().items() if inside not in f".{name}"}
+    for path, module in model.named_modules():
+        if parametrize.is_parametrized(module, "weight"):
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            state[f"{path}.weight"] = weight.detach() + 0.0  # zeros without a sign
+    return state
+
+
 class _Masked(nn.Module):
     mask: Tensor
 

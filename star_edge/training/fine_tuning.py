@@ -12,6 +12,7 @@ from star_edge.models.registry import build_model
 from star_edge.training.checkpoint import Checkpoint, ModelEntry
 from star_edge.training.distillation import Teacher
 from star_edge.training.loop import Task, Trainer
+from star_edge.training.parallel import ALONE, Group
 from star_edge.training.recipe import Recipe
 
 
@@ -19,7 +20,7 @@ class FineTuner(Trainer):
     """Trains from weights at hand.
 
     Args:
-        task, recipe, out, seed, teacher: as for :class:`Trainer`.
+        task, recipe, out, seed, teacher, group: as for :class:`Trainer`.
         start: the weights to begin with, and the model they are of.
         start_sha256: of the checkpoint that ``start`` is, or was made from, so that a run is not continued on another one.
     """
@@ -33,9 +34,10 @@ class FineTuner(Trainer):
         out: Path,
         seed: int = 0,
         teacher: Teacher | None = None,
+        group: Group = ALONE,
     ) -> None:
         self.start, self.start_sha256 = start, start_sha256
-        super().__init__(task, start.model.name, recipe, out, seed, teacher=teacher)
+        super().__init__(task, start.model.name, recipe, out, seed, teacher=teacher, group=group)
 
     def _entry(self, model_name: str, attention: Any) -> ModelEntry:
         config, recipe = self.start.model.config, self.recipe

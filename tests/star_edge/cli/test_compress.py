@@ -125,3 +125,81 @@ def test_interrupted_fine_tuning_goes_on_to_the_same_weights(
     assert star_edge(*command, "--out", "parts", "--resume")[0] == 0
     one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True)["weights"] for name in ("whole", "parts"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        (("--pattern", "2:4"), 0.5),
+        (("--sparsity", 0.75), 0.25),
+        (("--sparsity", 0.75, "--scope", "layer"), 0.25),
+        (("--sparsity", 0.75, "--method", "tickets", "--rounds", 2), 0.25),
+        (("--sparsity", 0.75, "--method", "generator", "--warmup", 1), 0.25),
+    ],
+)
+def test_sparse_checkpoints_are_plain_ones_with_zeros(
+    star_edge: Command, start: Path, tmp_path: Path, options: tuple[object, ...], left: float
+) -> None:
+    """Three epochs, so that training goes on after a checkpoint was written."""
+    code, out, err = star_edge("compress", "sparse", start, *options, "--finetune", 3, "--out", tmp_path / "sparse", "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["sparsity"] == pytest.approx(1 - left, abs=0.02)
+    assert report["stored"]["bitmap"] < report["stored"]["dense"]
+    dense, sparse = load_checkpoint(start), load_checkpoint(tmp_path / "sparse" / "ckpt.pt")
+    assert sparse.state_dict.keys() == dense.state_dict.keys()
+    zeros = {layer["path"]: layer["density"] for layer in report["layers"]}
+    for path, share in zeros.items():
+        weight = sparse.state_dict[f"{path}.weight"]
+        assert share == pytest.approx(int(weight.count_nonzero()) / weight.numel())
+    for path in zeros if "2:4" in options else ():
+        groups = sparse.state_dict[f"{path}.weight"].unflatten(1, (-1, 4))
+        assert int(groups.count_nonzero(dim=-1).max()) <= 2
+    code, _, err = star_edge("evaluate", tmp_path / "sparse" / "ckpt.pt")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("method", ["magnitude", "generator"])
+def test_interrupted_sparse_training_goes_on_to_the_same_weights(
+    star_edge: Command, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    from star_edge.training.fine_tuning import FineTuner
+
+    command = ("compress", "sparse", start, "--method", method, "--sparsity", 0.8, "--finetune", 3)
+    assert star_edge(*command, "--out", tmp_path / "whole")[0] == 0
+    fit = FineTuner._fit_epoch
+    with monkeypatch.context() as patched:
+
+        def interrupted(self: FineTuner) -> tuple[float, float]:
+            if self.epoch == 2:
+                raise KeyboardInterrupt
+            return fit(self)
+
+        patched.setattr(FineTuner, "_fit_epoch", interrupted)
+        try:
+            code = star_edge(*command, "--out", tmp_path / "parts")[0]
+        except KeyboardInterrupt:
+            code = 130
+        assert code != 0
+    assert star_edge(*command, "--out", tmp_path / "parts", "--resume")[0] == 0
+    whole, parts = (torch.load(tmp_path / name / "last.pt", weights_only=True)["weights"] for name in ("whole", "parts"))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--pattern", "2:4", "--sparsity", 0.7),
+        ("--pattern", "2:4", "--method", "tickets", "--finetune", 1),
+        ("--method", "tickets", "--sparsity", 0.5),
+        ("--sparsity", 0.5, "--warmup", 1, "--finetune", 2),
+        ("--sparsity", 0.5, "--method", "generator", "--warmup", 2, "--finetune", 2),
+        ("--sparsity", 0.5, "--lr", 0.1),
+    ],
+)
+def test_sparse_options_that_say_nothing_are_refused(star_edge: Command, start: Path, options: tuple[object, ...]) -> None:
+    code, _, err = star_edge("compress", "sparse", start, *options)
+    assert code == 2
+    assert "sparsity" in err or "--" in err

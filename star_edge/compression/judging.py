@@ -1,0 +1,102 @@
+"""How a compressed model is judged beside the one it was made from: size, latency, and accuracy on val clips."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from star_edge.data.recorded import Recorded, open_recorded
+from star_edge.training.checkpoint import Checkpoint
+from star_edge.training.evaluate import model_logits, top_k_accuracy
+from star_edge.training.loop import Task
+
+WORKLOAD = "1x300"
+_ROUNDS = 7
+
+
+class Size(msgspec.Struct, frozen=True):
+    """What a model takes.
+
+    Attributes:
+        macs: of its linear layers and convolutions, on one clip of 300 rows; products of attention and graphs are not counted.
+        bytes: of the checkpoint.
+        torch_ms: median latency of eager PyTorch on that clip; before and after were timed in turn.
+        top1: on val clips; None where there are none.
+    """
+
+    parameters: int
+    macs: int
+    bytes: int
+    torch_ms: float
+    top1: float | None
+
+
+class FineTuning(NamedTuple):
+    """How to fine-tune: epochs, a learning rate in place of the recipe's, whether the original model teaches, and on what."""
+
+    epochs: int = 0
+    lr: float | None = None
+    distil: bool = False
+    resume: bool = False
+
+
+class Judge:
+    """Loss and accuracy of models on val clips."""
+
+    def __init__(self, task: Task, start: Checkpoint) -> None:
+        self._task, self._start = task, start
+        self._labels = torch.from_numpy(task.validation_labels).long()
+
+    def loss(self, model: nn.Module) -> float:
+        return float(nn.functional.cross_entropy(torch.from_numpy(self._logits(model)), self._labels))
+
+    def accuracy(self, model: nn.Module) -> float | None:
+        return top_k_accuracy(self._logits(model), self._task.validation_labels) if len(self._labels) else None
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def _logits(self, model: nn.Module) -> np.ndarray:
+        return model_logits(model, self._task.validation, self._start.skeleton, self._start.features)
+
+
+def recorded_task(start: Checkpoint, path: Path, data: Path | None, required: bool, verb: str) -> Task | None:
+    """The clips to fit and to judge by; None where there are none and nobody asked for them."""
+    recorded = Recorded.in_checkpoint(start)
+    if data is None and not required and not (start.data.source and Path(start.data.source).exists()):
+        return None
+    dataset = open_recorded(recorded, data, f"{verb} {path}")
+    return Task.of(dataset, start.data.split, start.data.fitted)
+
+
+def size_of(model: nn.Module, applications: dict[str, int], path: Path, seconds: float, judge: Judge | None) -> Size:
+    return Size(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        macs=layer_macs(model, applications),
+        bytes=path.stat().st_size,
+        torch_ms=seconds * 1e3,
+        top1=None if judge is None else judge.accuracy(model),
+    )
+
+
+def layer_macs(model: nn.Module, applications: dict[str, int]) -> int:
+    return sum(model.get_parameter(f"{name}.weight").numel() * times for name, times in applications.items())
+
+
+@torch.no_grad()
+def median_seconds(models: dict[str, nn.Module], features: torch.Tensor, cu_seqlens: torch.Tensor) -> dict[str, float]:
+    """Median seconds of a call of each model, timed in turn after one that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(-1, _ROUNDS):
+        for name, model in models.items():
+            begun = time.perf_counter()
+            model(features, cu_seqlens)
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - begun)
+    return {name: float(np.median(values)) for name, values in seconds.items()}
