@@ -92,17 +92,19 @@ class TemporalShift(nn.Module):
     Args: those of :class:`TemporalShiftConvolution`.
     """
 
-    taps: Tensor
+    taps: Tensor | None
 
     def __init__(self, channels: int, stride: int, frames: int) -> None:
         super().__init__()
         self.stride, self.frames = stride, frames
         self.shift = nn.Parameter(torch.empty(channels).uniform_(-1, 1))
-        self.register_buffer("taps", self._taps(), persistent=False)
+        self.register_buffer(
+            "taps", None, persistent=False
+        )  # not there in training: its size changes, averaged copies' would not
         self.register_load_state_dict_post_hook(TemporalShift._settle)
 
     def forward(self, x: Tensor) -> Tensor:
-        taps = self._taps() if self.training else self.taps
+        taps = self._taps() if self.taps is None else self.taps
         padding = (taps.shape[2] // 2, 0)
         return F.conv2d(x, taps, stride=(self.stride, 1), padding=padding, groups=len(taps))
 
@@ -112,7 +114,7 @@ class TemporalShift(nn.Module):
         return self
 
     def _settle(self, _: object = None) -> None:
-        self.taps = self._taps().detach()
+        self.taps = None if self.training else self._taps().detach()
 
     def _taps(self) -> Tensor:
         """[C, 1, 2 * reach + 1, 1]: weights of the frames at offsets -reach to reach; no further than there are frames."""

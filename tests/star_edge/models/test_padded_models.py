@@ -15,6 +15,7 @@ from padded_checks import (  # noqa: E402
     settled,
     shifted,
 )
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # noqa: E402
 
 from runtime.skeleton import Skeleton  # noqa: E402
 from star_edge.models.config import PaddedConfig  # noqa: E402
@@ -95,3 +96,23 @@ def test_export(name: str) -> None:
 @pytest.mark.slow
 def test_export_of_taps_in_half() -> None:
     assert_exports(made("shift-gcn", config(NTU25)), "fp16", 2e-2)
+
+
+@pytest.mark.parametrize("name", [name for name in PADDED if name != "step-catformer"])
+def test_averaged_weights_follow_a_model_in_training(name: str) -> None:
+    """What training with EMA does: a copy made at once, updated after each step, and judged in between."""
+    torch.manual_seed(0)
+    model = build_model(name, config(NITE15, dim=12))
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.0))
+    features, cu_seqlens = packed(model.config, [(5,), (9, 4)])
+    for _ in range(2):
+        model.train()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(3.0)  # shifts that reach further with each step
+        averaged.update_parameters(model)
+        model.eval()
+        averaged.module.eval()
+        with torch.no_grad():
+            torch.testing.assert_close(averaged.module(features, cu_seqlens), model(features, cu_seqlens), equal_nan=True)
+        averaged.module.train()
