@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -15,9 +16,19 @@ from star_edge.cli.common import Output, common_options
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset; the one the checkpoint was trained on if left out.")
 @click.option("--split", help="Split scheme; the checkpoint's if left out.")
 @click.option("--part", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+              help="auto: a GPU where there is one.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all cores if left out.")
 @common_options
-def command(checkpoint: Path, data: Path | None, split: str | None, part: str, threads: int | None, output: Output) -> None:
+def command(
+    checkpoint: Path,
+    data: Path | None,
+    split: str | None,
+    part: str,
+    device: Literal["auto", "cpu", "cuda"],
+    threads: int | None,
+    output: Output,
+) -> None:
     """Top-1 and top-5 of CHECKPOINT, in all and per class."""
     import torch
     from rich.table import Table
@@ -25,6 +36,7 @@ def command(checkpoint: Path, data: Path | None, split: str | None, part: str, t
     from star_edge.data.recorded import Recorded, open_recorded
     from star_edge.training.checkpoint import build_from_checkpoint, load_checkpoint
     from star_edge.training.evaluate import EvaluationReport, class_accuracies, model_logits, top_k_accuracy
+    from star_edge.training.parallel import Group, device_of
 
     if threads:
         torch.set_num_threads(threads)
@@ -37,7 +49,9 @@ def command(checkpoint: Path, data: Path | None, split: str | None, part: str, t
             f"part '{part}' of split '{scheme}' has no clips", where=dataset.meta.name, hint="star-edge data info"
         )
     labels = dataset.labels[indices]
-    logits = model_logits(build_from_checkpoint(saved), dataset.clips(indices), saved.skeleton, saved.features)
+    group = Group(device=device_of(device))
+    model = build_from_checkpoint(saved).to(group.device)
+    logits = model_logits(model, dataset.clips(indices), saved.skeleton, saved.features, group)
     report = EvaluationReport(
         checkpoint=str(checkpoint),
         data=dataset.meta.name,

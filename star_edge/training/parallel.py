@@ -71,7 +71,7 @@ def join(device: Literal["auto", "cpu", "cuda"] = "cpu") -> Group:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    place = _device(device, local)
+    place = device_of(device, local)
     if size == 1:
         return Group(device=place)
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -87,7 +87,8 @@ def join(device: Literal["auto", "cpu", "cuda"] = "cpu") -> Group:
     return Group(dist.get_rank(), dist.get_world_size(), place)
 
 
-def _device(name: str, local: int) -> torch.device:
+def device_of(name: Literal["auto", "cpu", "cuda"], local: int = 0) -> torch.device:
+    """The CPU, or GPU number ``local`` of this machine; MismatchError where ``cuda`` is asked for and it is not there."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and count == 0):
         return CPU

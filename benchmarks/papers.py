@@ -1,0 +1,185 @@
+"""The tables of the STAR, LORTSAR and sparse ST-GCN papers, as measured here: train every model, test it once, print.
+
+    python benchmarks/papers.py train --data DATA/nw_ucla.npz --jobs 12 --minutes 9
+    python benchmarks/papers.py table
+
+``train`` runs what is not there yet, each run a chain of ``star-edge`` commands in a folder of its own under ``runs/papers``; it may be
+stopped and started again at any point, on machines with and without a GPU. A run that is complete has ``result.json`` there, which
+``table`` collects into ``benchmarks/results/papers-NAME.json`` and prints beside the papers' figures.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import click
+import msgspec
+from papers_runs import RUNS, Run
+from papers_table import print_tables
+
+from runtime.files import write_atomic
+from star_edge.bench.host import read_host
+from star_edge.bench.report import Host
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Result(msgspec.Struct, frozen=True):
+    """A run that is complete.
+
+    Attributes:
+        commands: as they were run. seconds: of the last start, what an interrupted one had trained before is not in it.
+        device: where it was trained. reports: what each command printed with --json, evaluate's of the test part last.
+    """
+
+    run: str
+    commands: tuple[str, ...]
+    seconds: float
+    device: str
+    host: Host
+    reports: tuple[msgspec.Raw, ...]
+
+
+class Results(msgspec.Struct, frozen=True):
+    """All complete runs on one dataset."""
+
+    data: str
+    results: tuple[Result, ...]
+    schema: str = "star-edge/papers/1"
+
+
+@click.group()
+def main() -> None:
+    """The papers' tables as measured here."""
+
+
+@main.command()
+@click.option(
+    "--data", type=click.Path(path_type=Path, exists=True), required=True, help="Dataset, of any form star-edge reads."
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/papers"), show_default=True)
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
+@click.option("--minutes", type=float, help="Stop then; the same command goes on later.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--only", multiple=True, help="Runs whose name begins so; may be repeated.")
+@click.option("--epochs", type=click.IntRange(min=1), help="In place of each run's, to try the chain.")
+def train(
+    data: Path, out: Path, jobs: int, minutes: float | None, device: str, only: tuple[str, ...], epochs: int | None
+) -> None:
+    """Complete the runs that are not complete, in the order of papers_runs.py."""
+    until = time.monotonic() + minutes * 60 if minutes else None
+    runs = [run for run in RUNS if not only or run.name.startswith(only)]
+    worker = Worker(data.resolve(), out.resolve(), device, until, epochs)
+    with ThreadPoolExecutor(jobs) as pool:
+        states = list(pool.map(worker, runs))
+    done = sum(states)
+    click.echo(f"{done} of {len(runs)} runs complete in {out}; next: {'the same again' if done < len(runs) else 'table'}")
+    sys.exit(0 if done == len(runs) else 1)
+
+
+@main.command()
+@click.option("--runs", type=click.Path(path_type=Path), help="Collect the runs in this folder first.")
+@click.option("--name", default="nw_ucla", show_default=True, help="Of the dataset, in the file's name.")
+def table(runs: Path | None, name: str) -> None:
+    """Print the tables of benchmarks/results/papers-NAME.json."""
+    path = RESULTS / f"papers-{name}.json"
+    if runs:
+        collect(runs, path, name)
+    print_tables(path)
+
+
+def collect(runs: Path, path: Path, name: str) -> None:
+    """Put all complete runs of a folder beside those in the file; the newer of the same name stays."""
+    kept = {result.run: result for result in _read(path)}
+    for found in sorted(runs.glob("*/*/result.json")):
+        result = msgspec.json.decode(found.read_bytes(), type=Result)
+        kept[result.run] = result
+    order = [run.name for run in RUNS]
+    known = tuple(kept[name] for name in order if name in kept)
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(Results(name, known)), indent=1) + b"\n")
+
+
+def _read(path: Path) -> tuple[Result, ...]:
+    return msgspec.json.decode(path.read_bytes(), type=Results).results if path.exists() else ()
+
+
+class Worker:
+    """Runs one run; True when it is complete."""
+
+    def __init__(self, data: Path, out: Path, device: str, until: float | None, epochs: int | None) -> None:
+        self.data, self.out, self.device, self.until, self.epochs = data, out, device, until, epochs
+
+    def __call__(self, run: Run) -> bool:
+        folder = self.out / run.name
+        if (folder / "result.json").exists():
+            return True
+        if not self._wait(run):
+            return False
+        folder.mkdir(parents=True, exist_ok=True)
+        begun, commands, reports = time.monotonic(), [], []
+        for step in run.steps(self.data, self.out, self.device, self.epochs):
+            resumed = ["--resume"] if (folder / "last.pt").exists() and "--out" in step else []
+            printed = self._call([*step, *resumed, "--json"], folder)
+            if printed is None:
+                return False
+            commands.append(self._portable(shlex.join(["star-edge", *step])))
+            reports.append(msgspec.Raw(self._portable(printed.decode()).encode()))
+        result = Result(run.name, tuple(commands), time.monotonic() - begun, _device(self.device), read_host(), tuple(reports))
+        write_atomic(folder / "result.json", msgspec.json.encode(result))
+        click.echo(f"{run.name}: complete after {result.seconds:.0f} s")
+        return True
+
+    def _portable(self, text: str) -> str:
+        """Without the paths of this machine."""
+        return text.replace(str(self.data), "DATA").replace(str(self.out), "runs/papers")
+
+    def _wait(self, run: Run) -> bool:
+        """Until what a run begins with is complete; False where time runs out, or nothing works on it."""
+        while not all((self.out / name / "result.json").exists() for name in run.needs):
+            failed = [name for name in run.needs if (self.out / name / "failed").exists()]
+            if failed or not self._left(3):
+                return False
+            time.sleep(1)
+        return self._left(3)
+
+    def _left(self, seconds: float) -> bool:
+        return self.until is None or time.monotonic() + seconds < self.until
+
+    def _call(self, arguments: list[str], folder: Path) -> bytes | None:
+        """What a command prints; None where it fails or time runs out. Its log goes on in the folder."""
+        left = None if self.until is None else max(1.0, self.until - time.monotonic())
+        cores = "1" if arguments[0] == "train" else "4"  # a compressed model is judged on the CPU
+        environment = {**os.environ, "OMP_NUM_THREADS": cores} if self.device == "cuda" else None
+        with (folder / "log.txt").open("ab") as log:
+            try:
+                done = subprocess.run(
+                    [sys.executable, "-m", "star_edge", *arguments],
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    timeout=left,
+                    check=False,
+                    env=environment,
+                )
+            except subprocess.TimeoutExpired:
+                return None
+        if done.returncode:
+            (folder / "failed").write_text(f"{shlex.join(arguments)}: exit code {done.returncode}\n")
+            click.echo(f"{folder}: exit code {done.returncode}, see log.txt there")
+            return None
+        return done.stdout
+
+
+def _device(name: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+if __name__ == "__main__":
+    main()
