@@ -66,6 +66,7 @@ MODELS: dict[str, Registered] = {
     "step-catformer": _padded("step_catformer", "StepCatFormer"),
     "aagcn": _padded("aagcn", "Aagcn"),
     "dg-stgcn": _padded("dg_stgcn", "DgStGcn", frames=100),
+    "hyperformer": _padded("hyperformer", "Hyperformer", dim=216),
 }
 
 

@@ -28,6 +28,7 @@ def test_models_have_the_parameters_of_the_paper() -> None:
         "step-catformer": 417_977_435,
         "aagcn": 3_781_668,
         "dg-stgcn": 1_701_032,
+        "hyperformer": 2_729_194,
     }
 
 

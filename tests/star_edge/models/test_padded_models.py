@@ -35,7 +35,16 @@ PARAMETERS = {
     "aagcn": (3_781_668, 0),
     # alpha and beta have an entry per group in each of the authors' ten blocks, of which their configuration reads the first
     "dg-stgcn": (1_701_172, 10 * 2 * (8 - 1)),
+    "hyperformer": (2_729_194, 0),
 }
+ONE_WIDTH = ("hyperformer",)  # of all blocks
+AUTHORS_DIM = {"hyperformer": 216}  # where it is not 64
+LEAST_DIM = {"hyperformer": 24}
+
+
+def small(name: str, skeleton: Skeleton, frames: int = 13, dim: int = 8) -> PaddedConfig:
+    """A small config, of ``dim`` where the model can be so narrow."""
+    return config(skeleton, frames, max(dim, LEAST_DIM.get(name, 0)))
 
 
 def made(name: str, shape: PaddedConfig) -> PaddedModel:
@@ -51,31 +60,33 @@ def test_parameter_counts_are_the_authors(name: str) -> None:
     counts = {}
     for classes in (60, 120):
         with torch.device("meta"):
-            model = build_model(name, config(NTU25, dim=64, classes=classes))
+            model = build_model(name, config(NTU25, dim=AUTHORS_DIM.get(name, 64), classes=classes))
         counts[classes] = sum(parameter.numel() for parameter in model.parameters())
     assert counts[60] == published - without
-    assert counts[120] - counts[60] == 60 * (256 + 1) * (2 if name == "step-catformer" else 1)  # its second classifier
+    width = 216 if name == "hyperformer" else 256
+    assert counts[120] - counts[60] == 60 * (width + 1) * (2 if name == "step-catformer" else 1)  # its second classifier
 
 
 @pytest.mark.parametrize("name", [name for name in PADDED if name != "step-catformer"])
 @pytest.mark.parametrize(("frames", "left"), [(1, 1), (2, 1), (13, 4), (64, 16)])
-def test_two_blocks_halve_the_frames_and_double_the_channels(name: str, frames: int, left: int) -> None:
-    model = build_model(name, config(NITE15)).eval()
+def test_two_blocks_halve_the_frames(name: str, frames: int, left: int) -> None:
+    model = build_model(name, small(name, NITE15)).eval()
     assert isinstance(model, PaddedModel)
+    width = model.config.dim if name in ONE_WIDTH else 4 * model.config.dim
     with torch.no_grad():
-        assert model.encode(torch.randn(3, 3, frames, 15)).shape == (3, 4 * 8, left, 15)
+        assert model.encode(torch.randn(3, 3, frames, 15)).shape == (3, width, left, 15)
 
 
 @pytest.mark.parametrize("name", PADDED)
 def test_odd_clips(name: str) -> None:
-    assert_takes_odd_clips(made(name, config(NTU25)))
+    assert_takes_odd_clips(made(name, small(name, NTU25)))
 
 
 @pytest.mark.parametrize("name", PADDED)
 @pytest.mark.parametrize("skeleton", [KINECT20, NITE15, COCO17], ids=lambda skeleton: skeleton.name)
 @pytest.mark.parametrize("frames", [1, 6])
 def test_other_skeletons_and_lengths(name: str, skeleton: Skeleton, frames: int) -> None:
-    model = made(name, config(skeleton, frames))
+    model = made(name, small(name, skeleton, frames))
     with torch.no_grad():
         logits = model(*packed(model.config, [[3], [2, 9]]))
     assert logits.shape == (2, 10)
@@ -84,13 +95,13 @@ def test_other_skeletons_and_lengths(name: str, skeleton: Skeleton, frames: int)
 
 @pytest.mark.parametrize("name", PADDED)
 def test_half_weights(name: str) -> None:
-    assert_works_in_half(made(name, config(NTU25, frames=64)))
+    assert_works_in_half(made(name, small(name, NTU25, frames=64)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PADDED)
 def test_export(name: str) -> None:
-    assert_exports(made(name, config(NTU25)), "fp32", 1e-4)
+    assert_exports(made(name, small(name, NTU25)), "fp32", 1e-4)
 
 
 @pytest.mark.slow
@@ -102,7 +113,7 @@ def test_export_of_taps_in_half() -> None:
 def test_averaged_weights_follow_a_model_in_training(name: str) -> None:
     """What training with EMA does: a copy made at once, updated after each step, and judged in between."""
     torch.manual_seed(0)
-    model = build_model(name, config(NITE15, dim=12))
+    model = build_model(name, small(name, NITE15, dim=12))
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.0))
     features, cu_seqlens = packed(model.config, [(5,), (9, 4)])
     for _ in range(2):
