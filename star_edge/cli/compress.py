@@ -252,7 +252,7 @@ def _show_sparse(report: SparseReport, output: Output) -> None:
             table.add_row("  before fine-tuning", "", f"{report.cut_top1:.1%}", "")
     output.console.print(table)
     output.console.print(
-        "PyTorch, ONNX Runtime and the native engine multiply zeros like any other number: the file may shrink, the time does not.",
+        "only eager PyTorch was timed, which multiplies zeros like any other number; other engines: star-edge export, then star-edge bench",
         soft_wrap=True,
     )
     output.console.print(

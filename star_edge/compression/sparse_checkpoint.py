@@ -174,7 +174,14 @@ class _Maker:
 
     def _draw_tickets(self) -> None:
         asked, start = self.asked, self.start
-        torch.manual_seed(int(start.recipe.get("seed", 0)))
+        if "seed" not in start.recipe or start.recipe.get("name") == FINE_TUNING["name"] or start.model.config.ranks:
+            raise InputError(
+                "tickets go back to the weights that the model began with, which are not known",
+                where=self.path,
+                expected="a checkpoint that star-edge train made from nothing",
+                hint="--method magnitude",
+            )
+        torch.manual_seed(int(start.recipe["seed"]))
         fresh = build_model(start.model.name, start.model.config)  # as the training of the checkpoint began
         tickets = Tickets(fresh.state_dict(), maskable(fresh), asked.sparsity, asked.rounds, asked.ranked)
         tickets.prune(start.state_dict)

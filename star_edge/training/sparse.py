@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +47,10 @@ class MaskedTrainer(FineTuner):
         return model
 
     def _identity(self) -> dict[str, Any]:
-        return {**super()._identity(), "masks": {path: int(mask.sum()) for path, mask in self.masks.items()}}
+        held = hashlib.sha256()
+        for path, mask in sorted(self.masks.items()):
+            held.update(path.encode() + mask.cpu().numpy().tobytes())
+        return {**super()._identity(), "masks": held.hexdigest()}
 
     def _saved_weights(self) -> dict[str, Tensor]:
         return plain_weights(self.evaluated)

@@ -46,5 +46,5 @@ def start(random_checkpoint: Path, tmp_path: Path) -> Path:
              class_names=np.array(list("abcde")))  # fmt: skip
     saved = load_checkpoint(random_checkpoint)
     data = DataEntry(str(tmp_path / "noise.npz"), "noise", "xsub")
-    save_checkpoint(msgspec.structs.replace(saved, data=data), tmp_path / "start.pt")
+    save_checkpoint(msgspec.structs.replace(saved, data=data, recipe={**saved.recipe, "seed": 0}), tmp_path / "start.pt")
     return tmp_path / "start.pt"

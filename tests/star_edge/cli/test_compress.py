@@ -203,3 +203,12 @@ def test_sparse_options_that_say_nothing_are_refused(star_edge: Command, start: 
     code, _, err = star_edge("compress", "sparse", start, *options)
     assert code == 2
     assert "sparsity" in err or "--" in err
+
+
+def test_tickets_need_the_weights_that_a_model_began_with(star_edge: Command, start: Path, tmp_path: Path) -> None:
+    assert star_edge("compress", "sparse", start, "--sparsity", 0.5, "--finetune", 1, "--out", tmp_path / "tuned")[0] == 0
+    tickets = ("--method", "tickets", "--sparsity", 0.5, "--finetune", 1)
+    code, _, err = star_edge("compress", "sparse", tmp_path / "tuned" / "ckpt.pt", *tickets, "--out", tmp_path / "tickets")
+    assert code == 2
+    assert "began with" in err
+    assert not (tmp_path / "tickets" / "ckpt.pt").exists()
