@@ -27,7 +27,8 @@ def padded_macs(name: str, config: PaddedConfig) -> int:
         model = build_model(name, config).to("meta").eval()  # constants made of numpy's arrays are not there yet
         assert isinstance(model, PaddedModel)
         with FlopCounterMode(display=False) as counter:
-            model.classify(torch.zeros(config.persons, config.channels - 1, config.frames, config.joints))
+            padded = torch.zeros(1, config.persons, config.frames, config.joints, config.channels - 1)
+            model.classify(model.normalised(padded))
     return counter.get_total_flops() // 2
 
 

@@ -67,6 +67,9 @@ MODELS: dict[str, Registered] = {
     "aagcn": _padded("aagcn", "Aagcn"),
     "dg-stgcn": _padded("dg_stgcn", "DgStGcn", frames=100),
     "hyperformer": _padded("hyperformer", "Hyperformer", dim=216),
+    "s-tr": _padded("st_tr", "STr", frames=300, time="pad"),
+    "t-tr": _padded("st_tr", "TTr", frames=300, time="pad"),
+    "st-tr": _padded("st_tr", "StTr", frames=300, time="pad"),
 }
 
 

@@ -58,10 +58,10 @@ class PartitionedConvolution(nn.Module):
     Joint w (column of A_k) gathers from v (row). The partitions lie side by side, so that one product sums over them as well.
     """
 
-    def __init__(self, before: int, after: int, partitions: int) -> None:
+    def __init__(self, before: int, after: int, partitions: int, bias: bool = True) -> None:
         super().__init__()
         self.partitions = partitions
-        self.values = nn.Conv2d(before, partitions * after, 1)
+        self.values = nn.Conv2d(before, partitions * after, 1, bias=bias)
 
     def forward(self, x: Tensor, graph: Tensor) -> Tensor:
         values = self.values(x).unflatten(1, (self.partitions, -1))  # [N, K, D, T, V]

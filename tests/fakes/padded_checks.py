@@ -32,7 +32,10 @@ def packed(shape: PaddedConfig, clips: Clips, seed: int = 0) -> tuple[Tensor, Te
 
 
 def settled(model: PaddedModel, seed: int = 0) -> PaddedModel:
-    """The model in eval mode, every weight drawn anew, the BatchNorms' statistics from random clips, some odd."""
+    """The model in eval mode, every weight drawn anew, the BatchNorms' statistics from random clips, some odd.
+
+    So few clips leave some channels of single joints all but constant: there a variance of its own would enlarge any rounding.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -45,6 +48,9 @@ def settled(model: PaddedModel, seed: int = 0) -> PaddedModel:
             if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 module.momentum = 1.0
         model.train()(*packed(model.config, [[20, 11], [70, 50], [14], [1], [], [2, 33]]))
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d) and module.running_var is not None:
+                module.running_var.clamp_(min=1)
     return model.eval()
 
 

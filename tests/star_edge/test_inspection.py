@@ -29,6 +29,9 @@ def test_models_have_the_parameters_of_the_paper() -> None:
         "aagcn": 3_781_668,
         "dg-stgcn": 1_701_032,
         "hyperformer": 2_729_194,
+        "s-tr": 3_074_826,
+        "t-tr": 1_768_358,
+        "st-tr": 4_843_124,
     }
 
 

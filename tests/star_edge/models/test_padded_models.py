@@ -36,7 +36,12 @@ PARAMETERS = {
     # alpha and beta have an entry per group in each of the authors' ten blocks, of which their configuration reads the first
     "dg-stgcn": (1_701_172, 10 * 2 * (8 - 1)),
     "hyperformer": (2_729_194, 0),
+    # a BatchNorm that nothing reads; together also one of two biases of the logits' sum
+    "s-tr": (3_075_338, 2 * 256),
+    "t-tr": (1_768_870, 2 * 256),
+    "st-tr": (3_075_338 + 1_768_870, 2 * 2 * 256 + 60),
 }
+STREAMS = {"st-tr": 2}  # whose outputs stand side by side, where there is more than one
 ONE_WIDTH = ("hyperformer",)  # of all blocks
 AUTHORS_DIM = {"hyperformer": 216}  # where it is not 64
 LEAST_DIM = {"hyperformer": 24}
@@ -63,7 +68,7 @@ def test_parameter_counts_are_the_authors(name: str) -> None:
             model = build_model(name, config(NTU25, dim=AUTHORS_DIM.get(name, 64), classes=classes))
         counts[classes] = sum(parameter.numel() for parameter in model.parameters())
     assert counts[60] == published - without
-    width = 216 if name == "hyperformer" else 256
+    width = 216 if name == "hyperformer" else 256 * STREAMS.get(name, 1)
     assert counts[120] - counts[60] == 60 * (width + 1) * (2 if name == "step-catformer" else 1)  # its second classifier
 
 
@@ -72,9 +77,10 @@ def test_parameter_counts_are_the_authors(name: str) -> None:
 def test_two_blocks_halve_the_frames(name: str, frames: int, left: int) -> None:
     model = build_model(name, small(name, NITE15)).eval()
     assert isinstance(model, PaddedModel)
-    width = model.config.dim if name in ONE_WIDTH else 4 * model.config.dim
+    width = model.config.dim if name in ONE_WIDTH else 4 * model.config.dim * STREAMS.get(name, 1)
     with torch.no_grad():
-        assert model.encode(torch.randn(3, 3, frames, 15)).shape == (3, width, left, 15)
+        x = model.normalised(torch.randn(3, 2, frames, 15, 3))
+        assert model.encode(x).shape == (6, width, left, 15)
 
 
 @pytest.mark.parametrize("name", PADDED)
