@@ -58,7 +58,7 @@ def compressed(kind: str, base: str, *options: str, epochs: int = 20, seeds: tup
 
 
 RECIPES = Path(__file__).parent / "recipes"
-PADDED = ("st-gcn", "st-gcn++", "shift-gcn", "ctr-gcn", "aagcn", "dg-stgcn", "hyperformer")
+PADDED = ("st-gcn", "st-gcn++", "shift-gcn", "ctr-gcn", "aagcn", "dg-stgcn", "s-tr", "t-tr", "st-tr", "hyperformer")
 TEACHER = "star-64-full/0"  # the highest mean on val of what was trained with three seeds
 
 # the first seed of every model before the others, so that a run which is stopped has a row of each
