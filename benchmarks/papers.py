@@ -1,11 +1,13 @@
 """The tables of the STAR, LORTSAR and sparse ST-GCN papers, as measured here: train every model, test it once, print.
 
     python benchmarks/papers.py train --data DATA/nw_ucla.npz --jobs 12 --minutes 9
+    python benchmarks/papers.py speed
     python benchmarks/papers.py table
 
 ``train`` runs what is not there yet, each run a chain of ``star-edge`` commands in a folder of its own under ``runs/papers``; it may be
 stopped and started again at any point, on machines with and without a GPU. A run that is complete has ``result.json`` there, which
-``table`` collects into ``benchmarks/results/papers-NAME.json`` and prints beside the papers' figures.
+``table`` collects into ``benchmarks/results/papers-NAME.json`` and prints beside the papers' figures. ``speed`` times the models
+beside each other, with random weights.
 """
 
 from __future__ import annotations
@@ -20,11 +22,16 @@ from pathlib import Path
 
 import click
 import msgspec
-from papers_runs import RUNS, Run
-from papers_table import print_tables
+import papers_modules
+import papers_speed
+import torch
+from papers_runs import LIGHT_RUNS, RUNS, Run
+from papers_speed import SUBJECTS, WORKLOADS
+from papers_table import README, render, replace
 
 from runtime.files import write_atomic
-from star_edge.bench.host import read_host
+from star_edge.bench.host import read_host, usable_cores
+from star_edge.bench.measure import Plan
 from star_edge.bench.report import Host
 
 RESULTS = Path(__file__).parent / "results"
@@ -68,13 +75,21 @@ def main() -> None:
 @click.option("--minutes", type=float, help="Stop then; the same command goes on later.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--only", multiple=True, help="Runs whose name begins so; may be repeated.")
+@click.option("--light", is_flag=True, help="Padded models alone, with fewer frames and epochs: what a CPU can train.")
 @click.option("--epochs", type=click.IntRange(min=1), help="In place of each run's, to try the chain.")
 def train(
-    data: Path, out: Path, jobs: int, minutes: float | None, device: str, only: tuple[str, ...], epochs: int | None
+    data: Path,
+    out: Path,
+    jobs: int,
+    minutes: float | None,
+    device: str,
+    only: tuple[str, ...],
+    light: bool,
+    epochs: int | None,
 ) -> None:
     """Complete the runs that are not complete, in the order of papers_runs.py."""
     until = time.monotonic() + minutes * 60 if minutes else None
-    runs = [run for run in RUNS if not only or run.name.startswith(only)]
+    runs = [run for run in (LIGHT_RUNS if light else RUNS) if not only or run.name.startswith(only)]
     worker = Worker(data.resolve(), out.resolve(), device, until, epochs)
     with ThreadPoolExecutor(jobs) as pool:
         states = list(pool.map(worker, runs))
@@ -87,11 +102,38 @@ def train(
 @click.option("--runs", type=click.Path(path_type=Path), help="Collect the runs in this folder first.")
 @click.option("--name", default="nw_ucla", show_default=True, help="Of the dataset, in the file's name.")
 def table(runs: Path | None, name: str) -> None:
-    """Print the tables of benchmarks/results/papers-NAME.json."""
-    path = RESULTS / f"papers-{name}.json"
+    """Print the tables of what benchmarks/results holds, and write them into benchmarks/README.md."""
     if runs:
-        collect(runs, path, name)
-    print_tables(path)
+        collect(runs, RESULTS / f"papers-{name}.json", name)
+    tables = render(name)
+    write_atomic(README, replace(README.read_text(encoding="utf-8"), tables).encode())
+    click.echo(tables)
+
+
+@main.command()
+@click.option(
+    "--work", type=click.Path(path_type=Path), default=Path("runs/papers-speed"), show_default=True, help="For bundles."
+)
+@click.option("--only", multiple=True, help="Models of these names.")
+@click.option("--workload", "workloads", multiple=True, default=WORKLOADS, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="Default: all cores.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of each model and engine.")
+@click.option("--seconds", type=float, default=5.0, show_default=True, help="Timed, of each model, engine and workload.")
+def speed(
+    work: Path, only: tuple[str, ...], workloads: tuple[str, ...], threads: int | None, rounds: int, seconds: float
+) -> None:
+    """Time the models beside each other, and their modules."""
+    subjects = [subject for subject in SUBJECTS if not only or subject.name in only]
+    cores = threads or usable_cores()
+    torch.set_num_threads(cores)
+    plan = Plan(rounds=rounds, seconds=seconds)
+    speeds = papers_speed.measure(work, subjects, workloads, cores, plan)
+    write_atomic(RESULTS / "papers-speed.json", _document(speeds))
+    write_atomic(RESULTS / "papers-modules.json", _document(papers_modules.measure(subjects)))
+
+
+def _document(report: msgspec.Struct) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
 
 
 def collect(runs: Path, path: Path, name: str) -> None:
@@ -100,9 +142,9 @@ def collect(runs: Path, path: Path, name: str) -> None:
     for found in sorted(runs.glob("*/*/result.json")):
         result = msgspec.json.decode(found.read_bytes(), type=Result)
         kept[result.run] = result
-    order = [run.name for run in RUNS]
+    order = [run.name for run in (*RUNS, *LIGHT_RUNS)]
     known = tuple(kept[name] for name in order if name in kept)
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(Results(name, known)), indent=1) + b"\n")
+    write_atomic(path, _document(Results(name, known)))
 
 
 def _read(path: Path) -> tuple[Result, ...]:
@@ -176,8 +218,6 @@ class Worker:
 
 
 def _device(name: str) -> str:
-    import torch
-
     return torch.cuda.get_device_name() if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 

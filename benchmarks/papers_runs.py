@@ -9,6 +9,7 @@ from typing import NamedTuple
 SEEDS = (0, 1, 2)
 FRAMES = 64  # that padded models bring clips to; NW-UCLA's median is 31, its longest 201
 EPOCHS = 40  # of the padded models; STAR takes the recipe's 60
+LIGHT = {"--frames": 32, "--epochs": 30, "--finetune": 30}  # at most, of padded models where there is no GPU
 
 
 class Run(NamedTuple):
@@ -57,6 +58,22 @@ def compressed(kind: str, base: str, *options: str, epochs: int = 20, seeds: tup
     ]
 
 
+def light(run: Run) -> Run:
+    """The same run of a padded model with what a CPU can train in an hour."""
+
+    def named(name: str) -> str:
+        kind, seed = name.rsplit("/", 1)
+        return f"{kind}-light/{seed}"
+
+    known = {f"{{{name}}}": f"{{{named(name)}}}" for name in run.needs}
+    first = [known.get(part, part) for part in run.first]
+    for option, most in LIGHT.items():
+        if option in first:
+            place = first.index(option) + 1
+            first[place] = str(min(int(first[place]), most))
+    return Run(named(run.name), tuple(first), tuple(map(named, run.needs)), run.epochs)
+
+
 RECIPES = Path(__file__).parent / "recipes"
 PADDED = ("st-gcn", "st-gcn++", "shift-gcn", "ctr-gcn", "aagcn", "dg-stgcn", "s-tr", "t-tr", "st-tr", "hyperformer")
 TEACHER = "star-64-full/0"  # the highest mean on val of what was trained with three seeds
@@ -71,6 +88,7 @@ RUNS: tuple[Run, ...] = (
     *trained("star-64-strong", "star-64", "--recipe", str(RECIPES / "star_strong.json")),
     *trained("star-64-regular", "star-64", "--recipe", str(RECIPES / "star_regular.json")),
     *(run for model in ("st-gcn", "ctr-gcn") for run in trained(model, model, seeds=(1, 2))),
+    *compressed("hyperformer-lowrank", "hyperformer", "lowrank", "--params", "0.5", seeds=(0,)),
     *compressed("star-128-lowrank", "star-128", "lowrank", "--params", "0.5", seeds=(0,)),
     *compressed("star-64-lowrank", "star-64", "lowrank", "--params", "0.5"),
     *compressed("star-64-two-of-four", "star-64", "sparse", "--pattern", "2:4"),
@@ -79,3 +97,4 @@ RUNS: tuple[Run, ...] = (
         "st-gcn-generator", "st-gcn", "sparse", "--method", "generator", "--sparsity", "0.95", "--warmup", "10", epochs=EPOCHS
     ),
 )
+LIGHT_RUNS: tuple[Run, ...] = tuple(light(run) for run in RUNS if run.name.startswith(PADDED))

@@ -106,7 +106,7 @@ def bench_bundle(
         else:
             peak = max(peak, again, key=lambda measured: measured.macs_per_s)
     results = _compare_speeds([trial.result() for trial in trials], chosen)
-    entries = _entries(bundle, chosen)
+    entries = workload_entries(bundle, chosen)
     report = BenchReport(
         star_edge_version=__version__,
         bundle=bundle.path.resolve().name,
@@ -250,7 +250,8 @@ def _compare_speeds(results: Sequence[BenchResult], workloads: Sequence[Workload
     return tuple(compared)
 
 
-def _entries(bundle: Bundle, workloads: Sequence[Workload]) -> tuple[WorkloadEntry, ...]:
+def workload_entries(bundle: Bundle, workloads: Sequence[Workload]) -> tuple[WorkloadEntry, ...]:
+    """What the bundle's model has to do in each workload."""
     config = config_of(bundle)
     if isinstance(config, StarConfig):
         counted = {workload.name: macs(config, workload.rows) for workload in workloads}
