@@ -56,7 +56,7 @@ class Batch(NamedTuple):
     """This process's part of a batch.
 
     Attributes:
-        clips: as they were changed. features: float32 [F, V, C]. cu_seqlens: int32 [B + 1]; without clips one empty clip.
+        clips: as they were changed. features: float32 [F, V, C]. cu_seqlens: int32 [B + 1].
         indices: of the clips among all, int [B].
         size: clips of the whole batch.
     """
@@ -116,7 +116,7 @@ class AugmentedBatches:
         features = self._recipe.features
         if clips:
             return featurise(clips, self._skeleton, features)
-        return np.zeros((0, self._skeleton.num_joints, features.channels), np.float32), np.zeros(2, np.int32)
+        return np.zeros((0, self._skeleton.num_joints, features.channels), np.float32), np.zeros(1, np.int32)
 
 
 def deal(rows: np.ndarray, hands: int) -> list[np.ndarray]:

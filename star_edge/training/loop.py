@@ -139,13 +139,6 @@ class Trainer:
         self.model_entry = self._entry(model_name, attention)
         torch.manual_seed(seed)
         self.model = self._build().to(group.device)
-        if group.size > 1 and registered(model_name).padded:
-            raise InputError(
-                f"several processes cannot train {model_name}",
-                found=f"{group.size} processes",
-                expected="one, or a STAR: statistics of BatchNorm over all processes are there for its input alone",
-                hint="without torchrun; --accumulate makes larger steps",
-            )
         if group.size > 1:
             share_batch_norms(self.model)
         self._parallel = group.wrap(self.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -102,25 +102,43 @@ def device_of(name: Literal["auto", "cpu", "cuda"], local: int = 0) -> torch.dev
     return torch.device("cuda", local)
 
 
-class SharedBatchNorm(nn.BatchNorm1d):
-    """BatchNorm whose statistics are over the rows [N, C] of all processes; ``torch.nn.SyncBatchNorm`` does that on GPUs alone.
+class _Sum(torch.autograd.Function):
+    """Sum over all processes, of gradients too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        summed = x.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradient)
+
+
+class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm whose statistics are over x [N, C, ...] of all processes; ``torch.nn.SyncBatchNorm`` does that on GPUs alone.
 
     A process may have no row.
     """
 
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of axes behind the channels."""
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        from torch.distributed.nn.functional import all_reduce  # has gradients
-
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        count = x.new_full((1,), len(x), dtype=wide.dtype)
-        count, mean = all_reduce(torch.cat([count, wide.sum(0)])).split([1, x.shape[1]])
+        others = [axis for axis in range(x.ndim) if axis != 1]
+        by_channel = (-1, *[1] * (x.ndim - 2))
+        count = wide.new_full((1,), x.numel() / x.shape[1])
+        count, mean = _Sum.apply(torch.cat([count, wide.sum(others)])).split([1, x.shape[1]])
         mean = mean / count
-        variance = all_reduce((wide - mean).square().sum(0)) / count
+        centred = wide - mean.view(by_channel)
+        variance = _Sum.apply(centred.square().sum(others)) / count
         self._track(mean.detach(), variance.detach(), count)
-        normal = (wide - mean) * (variance + self.eps).rsqrt()
-        return (normal * self.weight + self.bias).to(x.dtype)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale.view(by_channel) + self.bias.view(by_channel)).to(x.dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
@@ -134,10 +152,10 @@ class SharedBatchNorm(nn.BatchNorm1d):
 
 
 def share_batch_norms(model: nn.Module) -> None:
-    """Make every BatchNorm1d of a model one of all processes, with the same weights."""
+    """Make every BatchNorm of a model one of all processes, with the same weights."""
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if type(child) is nn.BatchNorm1d:
+            if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 shared = SharedBatchNorm(child.num_features, child.eps, child.momentum)
                 shared.load_state_dict(child.state_dict())
                 setattr(module, name, shared)

@@ -1,4 +1,4 @@
-"""A short training that torchrun starts in several processes: RECIPE.json OUT [STOP], after so many epochs."""
+"""A short training that torchrun starts in several processes: MODEL RECIPE.json OUT [STOP], after so many epochs."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def made_up_task() -> Task:
     return Task(clips, labels, clips[:5], labels[:5], NITE15, ("a", "b", "c"), DataEntry("nowhere", "made up", "xsub"))
 
 
-def train(recipe: str, out: Path, stop: int | None) -> None:
+def train(model: str, recipe: str, out: Path, stop: int | None = None) -> None:
     group = join("cpu")
-    trainer = Trainer(made_up_task(), "star-64", get_recipe(recipe), out, seed=3, group=group)
+    trainer = Trainer(made_up_task(), model, get_recipe(recipe, model), out, seed=3, group=group)
     if (out / "last.pt").exists():
         trainer.resume()
 
@@ -44,4 +44,4 @@ def train(recipe: str, out: Path, stop: int | None) -> None:
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None)
+    train(*sys.argv[1:3], Path(sys.argv[3]), *map(int, sys.argv[4:]))

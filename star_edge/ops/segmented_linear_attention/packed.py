@@ -28,7 +28,7 @@ def segmented_linear_attention(qkv: Tensor, cu_seqlens: Tensor, heads: int, eps:
         else:
             lengths = cu_seqlens.diff().tolist()
             clips = zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
-            out = torch.cat([_one_clip(*clip) for clip in clips])
+            out = torch.cat([v[:0], *(_one_clip(*clip) for clip in clips)])  # v[:0]: there may be no clip
     return (out[..., :e] / (out[..., e:] + eps)).reshape(rows, joints, heads * e).to(qkv.dtype)
 
 
