@@ -24,6 +24,7 @@ from runtime.errors import InputError
 from runtime.files import sha256_of
 from runtime.manifest import GOLDEN, WEIGHTS, Manifest, ModelEntry, OpEntry, Source, TrainedRanges, model_file
 from star_edge import __version__
+from star_edge.models.config import manifest_fields
 from star_edge.models.rounded import DTYPES, Rounded, rounded
 from star_edge.models.star import Star
 from star_edge.training.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
@@ -197,10 +198,10 @@ def _lower(
 def _manifest(
     checkpoint: Checkpoint, path: Path, graphs: dict[Base, onnx.ModelProto], lowering: Lowering, weights: bytes
 ) -> Manifest:
-    data, config = checkpoint.data, checkpoint.model.config
+    data = checkpoint.data
     return Manifest(
         star_edge_version=__version__,
-        model=ModelEntry(checkpoint.model.name, msgspec.to_builtins(config)),
+        model=ModelEntry(checkpoint.model.name, manifest_fields(checkpoint.model.config)),
         skeleton=checkpoint.skeleton,
         features=checkpoint.features,
         class_names=checkpoint.class_names,

@@ -198,8 +198,9 @@ class _Graph:
         qkv = self._linear(x, f"{path}.qkv", dim, 3 * dim, bias=False)
         attended = self._star(op, [qkv, *extra], f"{path}.attention")
         x = self._norm(self._residual(x, attended, f"{path}.residual1"), f"{path}.norm1")
-        inner = self._silu(self._linear(x, f"{path}.linear1", dim, dim), f"{path}.activation")
-        inner = self._linear(inner, f"{path}.linear2", dim, dim)
+        width = self.config.width(f"{path}.linear1")
+        inner = self._silu(self._linear(x, f"{path}.linear1", dim, width), f"{path}.activation")
+        inner = self._linear(inner, f"{path}.linear2", width, dim)
         return self._norm(self._residual(x, inner, f"{path}.residual2"), f"{path}.norm2")
 
     def _head(self, x: str) -> None:
@@ -207,9 +208,10 @@ class _Graph:
         self._float_initializer("context.weight", self._weight("context.weight", (config.dim, config.dim)))
         x = self._star(CONTEXT, [x, "context.weight", "cu_seqlens"], "context")
         x = self.nodes.add("Flatten", [x], "context.flat", axis=1)
-        x = self._silu(self._linear(x, "head.hidden", config.joints * config.dim, config.hidden), "head.activation")
+        width = config.width("head.hidden")
+        x = self._silu(self._linear(x, "head.hidden", config.joints * config.dim, width), "head.activation")
         logits = "logits" if self.base == "fp32" else "head.output.out"
-        x = self._linear(x, "head.output", config.hidden, config.classes, output=logits)
+        x = self._linear(x, "head.output", width, config.classes, output=logits)
         if x != "logits":
             self.nodes.cast(x, TensorProto.FLOAT, "logits")
 

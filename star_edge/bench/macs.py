@@ -34,10 +34,16 @@ def padded_macs(name: str, config: PaddedConfig) -> int:
 
 def linear_macs(config: StarConfig) -> int:
     """Embedding, and QKV (3 d²) and FFN (2 d²) of both branches of each layer, per row."""
-    dim, widths = config.dim, {"qkv": 3 * config.dim, "linear1": config.dim, "linear2": config.dim}
     branches = [f"layers.{layer}.{branch}" for layer in range(config.layers) for branch in ("spatial", "temporal")]
-    inside = sum(_product(config, f"{path}.{name}", dim, width) for path in branches for name, width in widths.items())
-    return config.joints * (_product(config, "embedding", config.channels, dim) + inside)
+    inside = sum(_encoder_macs(config, path) for path in branches)
+    return config.joints * (_product(config, "embedding", config.channels, config.dim) + inside)
+
+
+def _encoder_macs(config: StarConfig, path: str) -> int:
+    """QKV and FFN, per row and joint."""
+    dim, width = config.dim, config.width(f"{path}.linear1")
+    layers = {"qkv": (dim, 3 * dim), "linear1": (dim, width), "linear2": (width, dim)}
+    return sum(_product(config, f"{path}.{name}", *shape) for name, shape in layers.items())
 
 
 def spatial_macs(config: StarConfig) -> int:
@@ -57,8 +63,9 @@ def gate_macs(config: StarConfig) -> int:
 
 def head_macs(config: StarConfig) -> int:
     """Per clip: the context's W (d² per joint) and both head layers."""
-    hidden = _product(config, "head.hidden", config.joints * config.dim, config.hidden)
-    return config.joints * config.dim**2 + hidden + _product(config, "head.output", config.hidden, config.classes)
+    width = config.width("head.hidden")
+    hidden = _product(config, "head.hidden", config.joints * config.dim, width)
+    return config.joints * config.dim**2 + hidden + _product(config, "head.output", width, config.classes)
 
 
 def _product(config: StarConfig, path: str, inputs: int, outputs: int) -> int:

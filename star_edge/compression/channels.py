@@ -1,8 +1,12 @@
-"""Really narrower layers: hidden channels that masks remove, taken out of both layers around an activation."""
+"""Really narrower layers: hidden channels that masks remove, taken out of both layers around an activation.
+
+Exact for linear layers alone. A convolution over frames is no second layer: what a constant channel gives it is not constant, because
+it meets zeros beyond the clip's ends. What a graph, a product or a shift reads is no middle either.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +14,12 @@ from torch import Tensor, nn
 
 from runtime.errors import InputError
 from star_edge.compression.low_rank import replace_module
+from star_edge.compression.masks import Masks, Scope, largest
 
-# names of a layer and its only reader, siblings with an ``activation`` between them: the FFN's and the head's of STAR
-NAMES = (("linear1", "linear2"), ("hidden", "output"))
+# names of a layer and its only reader, siblings with an ``activation`` between them: the FFN's and the head's of STAR, and what
+# weighs channels in AAGCN
+NAMES = (("linear1", "linear2"), ("hidden", "output"), ("squeeze", "channels"))
+_ELEMENTWISE = (nn.GELU, nn.ReLU, nn.SiLU)
 
 
 @dataclass(frozen=True)
@@ -24,26 +31,56 @@ class Pair:
     activation: str
 
 
-def pairs(model: nn.Module, names: Sequence[tuple[str, str]] = NAMES) -> dict[str, Pair]:
-    """Path of each first layer of a pair -> the pair."""
+def pairs(model: nn.Module) -> dict[str, Pair]:
+    """Path of each first layer of a pair -> the pair: siblings of known names, or neighbours in a sequence."""
     found = {}
     for path, parent in model.named_modules():
-        children = dict(parent.named_children())
-        for first, second in names:
-            linear = isinstance(children.get(first), nn.Linear) and isinstance(children.get(second), nn.Linear)
-            if linear and "activation" in children:
-                prefix = f"{path}." if path else ""
-                found[prefix + first] = Pair(prefix + first, prefix + second, f"{prefix}activation")
+        prefix = f"{path}." if path else ""
+        for first, activation, second in _triples(parent):
+            modules = [getattr(parent, name, None) for name in (first, activation, second)]
+            if all(map(isinstance, modules, (nn.Linear, _ELEMENTWISE, nn.Linear))):
+                found[prefix + first] = Pair(prefix + first, prefix + second, prefix + activation)
     return found
 
 
-def narrow(model: nn.Module, widths: Mapping[str, int], names: Sequence[tuple[str, str]] = NAMES) -> None:
+def _triples(parent: nn.Module) -> Iterable[tuple[str, str, str]]:
+    """Names of children that may be a layer, an activation, and its only reader."""
+    if isinstance(parent, nn.Sequential):
+        names = [name for name, _ in parent.named_children()]
+        return zip(names, names[1:], names[2:], strict=False)
+    return ((first, "activation", second) for first, second in NAMES)
+
+
+def strongest(model: nn.Module, sparsity: float, scope: Scope = "global") -> Masks:
+    """Masks of whole hidden channels, [out, in] of each pair's first layer, for :func:`shrink`; each pair keeps its strongest.
+
+    A channel is as strong as the norms of the weights into and out of it, multiplied, against the mean of its pair: in a wider
+    layer all of them are smaller.
+
+    Args:
+        sparsity: share of the channels to remove.
+        scope: whether all channels are ranked together, or those of each pair alone.
+    """
+    layers = {path: _linears(model, pair) for path, pair in pairs(model).items()}
+    strengths = {path: _strengths(*pair) for path, pair in layers.items()}
+    kept = largest(strengths, sparsity, scope)
+    for path, strength in strengths.items():
+        kept[path][strength.argsort(stable=True)[-1]] = True  # of equal ones the last, as those that stay
+    return {path: kept[path][:, None].repeat(1, first.in_features) for path, (first, _) in layers.items()}
+
+
+def _strengths(first: nn.Linear, second: nn.Linear) -> Tensor:
+    norms = first.weight.detach().norm(dim=1) * second.weight.detach().norm(dim=0)
+    return norms / norms.mean().clamp(min=torch.finfo(norms.dtype).tiny)
+
+
+def narrow(model: nn.Module, widths: Mapping[str, int]) -> None:
     """Replace both layers of pairs by fresh ones around so many channels, in place: a narrow model before ``load_state_dict``.
 
     Args:
         widths: path of a pair's first layer -> channels between the two.
     """
-    known = pairs(model, names)
+    known = pairs(model)
     for path, width in widths.items():
         first, second = _linears(model, _known(known, path))
         if not 1 <= width <= first.out_features:
@@ -54,7 +91,7 @@ def narrow(model: nn.Module, widths: Mapping[str, int], names: Sequence[tuple[st
         replace_module(model, known[path].second, _linear(second, width, second.out_features))
 
 
-def shrink(model: nn.Module, masks: Mapping[str, Tensor], names: Sequence[tuple[str, str]] = NAMES) -> dict[str, int]:
+def shrink(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, int]:
     """Take hidden channels whose weights are masked out of the model, in place.
 
     Exact in eval mode: a channel without weights is a constant, the activation of its bias, and what the second layer makes of it
@@ -65,7 +102,7 @@ def shrink(model: nn.Module, masks: Mapping[str, Tensor], names: Sequence[tuple[
 
     Returns the widths, for :func:`narrow`.
     """
-    known = pairs(model, names)
+    known = pairs(model)
     widths = {}
     for path, mask in masks.items():
         pair = _known(known, path)
@@ -76,7 +113,7 @@ def shrink(model: nn.Module, masks: Mapping[str, Tensor], names: Sequence[tuple[
         if second.bias is None:
             raise InputError("what a masked channel's bias does has no place to go", where=pair.second, expected="a bias")
         widths[path] = int(kept.sum())
-        narrow(model, {path: widths[path]}, names)
+        narrow(model, {path: widths[path]})
         _fill(first, second, kept, model.get_submodule(pair.activation), *_linears(model, pair))
     return widths
 

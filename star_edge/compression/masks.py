@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from star_edge.compression.low_rank import FACTORABLE, Factorable
 
 Masks: TypeAlias = dict[str, Tensor]
-Pattern: TypeAlias = Literal["unstructured", "2:4", "channel"]
+Pattern: TypeAlias = Literal["unstructured", "2:4"]
 Scope: TypeAlias = Literal["global", "layer"]
 
 # names, anywhere in a path, of what is never masked: the first layer, the classifier, and layers that only weigh others
@@ -50,8 +50,6 @@ def make_masks(pattern: Pattern, weights: Mapping[str, Tensor], sparsity: float,
     """
     if pattern == "2:4":
         return {path: two_of_four(weight) for path, weight in weights.items()}
-    if pattern == "channel":
-        return {path: strongest_channels(weight, sparsity) for path, weight in weights.items()}
     return largest({path: weight.abs() for path, weight in weights.items()}, sparsity, scope)
 
 
@@ -79,15 +77,6 @@ def two_of_four(weight: Tensor) -> Tensor:
     kept = groups.argsort(dim=-1, descending=True, stable=True)[..., :2]
     mask = torch.zeros_like(groups, dtype=torch.bool).scatter(-1, kept, True)
     return mask.flatten(-2)[..., : rows.shape[-1]].movedim(-1, 1).contiguous()
-
-
-def strongest_channels(weight: Tensor, sparsity: float) -> Tensor:
-    """Mask of whole outputs of [out, ...]: those of the largest L2 norm, at least one."""
-    norms = weight.detach().flatten(1).norm(dim=1)
-    kept = max(1, len(norms) - round(sparsity * len(norms)))
-    mask = torch.zeros_like(norms, dtype=torch.bool)
-    mask[norms.argsort(descending=True, stable=True)[:kept]] = True
-    return mask.view(-1, *[1] * (weight.ndim - 1)).expand(weight.shape).contiguous()
 
 
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:

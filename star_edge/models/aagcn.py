@@ -90,6 +90,7 @@ class Attention(nn.Module):
         self.joints = nn.Conv1d(channels, 1, kernel, padding=kernel // 2)
         self.frames = nn.Conv1d(channels, 1, 9, padding=4)
         self.squeeze = nn.Linear(channels, channels // 2)
+        self.activation = nn.ReLU()
         self.channels = nn.Linear(channels // 2, channels)
         draw(self.joints, std=math.sqrt(2 / ((channels + 1) * kernel)))  # Glorot's
         draw(self.squeeze, std=math.sqrt(2 / channels))  # He's
@@ -99,4 +100,4 @@ class Attention(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         y = y * (1 + torch.sigmoid(self.joints(y.mean(2)))[:, :, None])
         y = y * (1 + torch.sigmoid(self.frames(y.mean(3)))[..., None])
-        return y * (1 + torch.sigmoid(self.channels(F.relu(self.squeeze(y.mean((2, 3))))))[..., None, None])
+        return y * (1 + torch.sigmoid(self.channels(self.activation(self.squeeze(y.mean((2, 3))))))[..., None, None])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -19,6 +19,7 @@ class StarConfig(msgspec.Struct, frozen=True):
         hidden: width of the classification head.
         dropout: after attention and in the FFN. attention_dropout: on spatial attention weights. head_dropout: in the head.
         ranks: path of a linear layer -> rank of the two factors that stand for it, ``<path>.first`` and ``<path>.second``.
+        widths: path of a layer in front of an activation -> channels behind it, where they are fewer than the fields above say.
     """
 
     joints: int
@@ -33,6 +34,11 @@ class StarConfig(msgspec.Struct, frozen=True):
     attention_dropout: float = 0.0
     head_dropout: float = 0.0
     ranks: dict[str, int] = {}
+    widths: dict[str, int] = {}
+
+    def width(self, path: str) -> int:
+        """Channels behind ``linear1`` of an encoder, or ``head.hidden``."""
+        return self.widths.get(path, self.hidden if path == "head.hidden" else self.dim)
 
 
 class PaddedConfig(msgspec.Struct, frozen=True):
@@ -47,7 +53,7 @@ class PaddedConfig(msgspec.Struct, frozen=True):
         growth: each block's width against ``dim``; where it grows, frames halve. Empty for the ten blocks of the authors; a light
             ST-GCN++ for hands that PYSKL publishes has six.
         dropout: in the way of the model's authors.
-        ranks: as of :class:`StarConfig`, of convolutions too.
+        ranks, widths: as of :class:`StarConfig`, ranks of convolutions too.
     """
 
     joints: int
@@ -62,3 +68,12 @@ class PaddedConfig(msgspec.Struct, frozen=True):
     growth: tuple[Positive, ...] = ()
     dropout: float = 0.0
     ranks: dict[str, int] = {}
+    widths: dict[str, int] = {}
+
+
+def manifest_fields(config: StarConfig | PaddedConfig) -> dict[str, Any]:
+    """A config in plain containers as a bundle keeps it: without empty ``widths``, which older readers do not know."""
+    fields: dict[str, Any] = msgspec.to_builtins(config)
+    if not config.widths:
+        del fields["widths"]
+    return fields

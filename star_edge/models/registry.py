@@ -153,6 +153,10 @@ def build_model(name: str, config: ModelConfig) -> Model:
     """A freshly initialised model."""
     entry = registered(name)
     model: Model = getattr(importlib.import_module(f"star_edge.models.{entry.module}"), entry.model)(config)
+    if config.widths:
+        from star_edge.compression.channels import narrow
+
+        narrow(model, config.widths)
     if config.ranks:
         from star_edge.compression.low_rank import factorise
 

@@ -1,4 +1,4 @@
-"""Masks, narrower layers, what sparse weights take to store, and the rounds of lottery tickets."""
+"""Masks, what sparse weights take to store, and the rounds of lottery tickets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import nn  # noqa: E402
 from torch.optim.swa_utils import AveragedModel  # noqa: E402
 
 from runtime.errors import InputError  # noqa: E402
-from star_edge.compression.channels import narrow, pairs, shrink  # noqa: E402
 from star_edge.compression.masks import (  # noqa: E402
     apply_masks,
     bake_masks,
@@ -24,7 +23,6 @@ from star_edge.compression.masks import (  # noqa: E402
     make_masks,
     maskable,
     stored_bytes,
-    strongest_channels,
     two_of_four,
     weights_of,
 )
@@ -80,19 +78,6 @@ def test_unstructured_masks_keep_the_largest_of_their_scope(seed: int, sparsity:
             assert values[kept].min() >= values[~kept].max()
 
 
-@settings(deadline=None)
-@given(SEEDS, SPARSITIES)
-def test_channel_masks_keep_whole_outputs_of_the_largest_norm(seed: int, sparsity: float) -> None:
-    torch.manual_seed(seed)
-    weight = torch.randn(9, 4, 3)
-    mask = strongest_channels(weight, sparsity)
-    kept = mask.flatten(1).all(1)
-    assert torch.equal(mask.flatten(1).any(1), kept)
-    assert int(kept.sum()) == max(1, 9 - round(sparsity * 9))
-    norms = weight.flatten(1).norm(dim=1)
-    assert norms[kept].min() >= norms[~kept].amax() if not kept.all() else True
-
-
 def test_embedding_classifier_norms_and_biases_are_never_masked() -> None:
     model = star()
     before = copy.deepcopy(model.state_dict())
@@ -132,34 +117,6 @@ def test_held_masks_stop_gradients_and_survive_averaging_and_training() -> None:
     torch.testing.assert_close(averaged.module(*clips()), expected, atol=0, rtol=0)
     for path, mask in masks.items():
         assert not averaged.module.get_parameter(f"{path}.weight")[~mask].any()
-
-
-def test_a_shrunk_model_answers_as_the_masked_one_and_is_rebuilt_from_its_widths() -> None:
-    model = star()
-    known = pairs(model)
-    assert set(known) == {f"layers.{i}.{branch}.linear1" for i in range(2) for branch in ("spatial", "temporal")} | {
-        "head.hidden"
-    }
-    masks = make_masks("channel", {path: model.get_parameter(f"{path}.weight") for path in known}, 0.4)
-    apply_masks(model, masks)
-    masked = model(*clips())
-    widths = shrink(model, masks)
-    assert widths["head.hidden"] == 128 - round(0.4 * 128)
-    torch.testing.assert_close(model(*clips()), masked, atol=1e-5, rtol=1e-5)
-    rebuilt = Star(model.config)
-    narrow(rebuilt, widths)
-    rebuilt.load_state_dict(model.state_dict())
-    torch.testing.assert_close(rebuilt.eval()(*clips()), model(*clips()), atol=0, rtol=0)
-
-
-def test_only_whole_channels_of_pairs_are_taken_out() -> None:
-    model = star()
-    with pytest.raises(InputError, match="whole channels"):
-        shrink(model, {"head.hidden": two_of_four(model.head.hidden.weight)})
-    with pytest.raises(InputError, match="no hidden channels"):
-        shrink(model, {"layers.0.spatial.qkv": torch.ones(192, 64, dtype=torch.bool)})
-    with pytest.raises(InputError, match="so many channels"):
-        narrow(model, {"head.hidden": 0})
 
 
 def test_stored_bytes_and_density_count_what_is_left() -> None:
