@@ -109,7 +109,7 @@ VERBS = {
     "data": Needs(),
     "train": Needs(("torch", "tensorboard"), "train", (Option(_QAT, "qat", "--qat"),)),
     "evaluate": Needs(("torch",), "train"),
-    "compress": Needs(("torch", "tensorboard"), "train"),
+    "compress": Needs(("torch", "tensorboard"), "train", (Option(_EXPORT, "export", "--latency engines"),)),
     "export": Needs(_EXPORT, "export"),
     "calibrate": Needs(_CALIBRATE, "calibrate"),
     "analyze": Needs(_CALIBRATE, "calibrate"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +13,9 @@ from runtime.errors import InputError
 from star_edge.cli.common import Output, common_options
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from star_edge.compression.judging import EngineTimes
     from star_edge.compression.low_rank_checkpoint import LowRankReport, Policy
     from star_edge.compression.sparse_checkpoint import SparseReport
 
@@ -22,7 +27,23 @@ def command() -> None:
     \b
     star-edge compress lowrank ckpt.pt --params 0.5 --finetune 20
     star-edge compress sparse ckpt.pt --sparsity 0.9 --finetune 20
+    star-edge compress sparse ckpt.pt --pattern channel --sparsity 0.5 --finetune 20
     """
+
+
+_NOT_RUN = "cannot run it"
+_FASTER = 0.9  # less is within what times vary by
+_LATENCY = click.option("--latency", type=click.Choice(["torch", "engines"]), default="torch", show_default=True,
+                        help="What is timed before and after; engines: ONNX Runtime and native as well, which takes two exports.")  # fmt: skip
+
+
+def _timing(latency: str, output: Output) -> Callable[[Path, Path], tuple[EngineTimes, ...]]:
+    """Times engines where that is asked for; what it needs is missed now, not after hours of training."""
+    if latency == "torch":
+        return lambda before, after: ()
+    from star_edge.compression.latency import engine_times
+
+    return functools.partial(engine_times, say=output.console.print)
 
 
 @command.command()
@@ -43,6 +64,7 @@ def command() -> None:
               help="Where --finetune trains; auto: a GPU where there is one.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/lowrank"), show_default=True,
               help="Folder for ckpt.pt and, with --finetune, last.pt.")  # fmt: skip
+@_LATENCY
 @click.option("--resume", is_flag=True, help="Continue the interrupted fine-tuning in --out.")
 @click.option("--force", is_flag=True, help="Replace what is in --out.")
 @common_options
@@ -59,14 +81,15 @@ def lowrank(
     data: Path | None,
     device: Literal["auto", "cpu", "cuda"],
     out: Path,
+    latency: Literal["torch", "engines"],
     resume: bool,
     force: bool,
     output: Output,
 ) -> None:
     """Two thin matrices in place of one, by truncated SVD, where that is smaller: CHECKPOINT to runs/lowrank/ckpt.pt.
 
-    One of --rank, --energy, --params and --macs says how small. The report has parameters, multiply-accumulates, bytes and eager
-    PyTorch's latency before and after, and val accuracy before, after the cut and after fine-tuning.
+    One of --rank, --energy, --params and --macs says how small. The report has parameters, multiply-accumulates, bytes and
+    latency before and after, and val accuracy before, after the cut and after fine-tuning.
     """
     from star_edge.cli.train import run_with_progress
     from star_edge.compression.judging import FineTuning
@@ -77,6 +100,7 @@ def lowrank(
     if epochs is None and (lr or distill or resume):
         raise click.UsageError("--lr, --distill and --resume belong to --finetune")
     _refuse_to_replace(out, resume, force)
+    timing = _timing(latency, output)
     report = compress_low_rank(
         checkpoint,
         out,
@@ -89,6 +113,7 @@ def lowrank(
         group=Group(device=device_of(device)),
         say=output.console.print,
         run=lambda trainer: run_with_progress(trainer, output),
+        time_engines=timing,
     )
     output.document(report)
     _show(report, output)
@@ -124,18 +149,11 @@ def _show(report: LowRankReport, output: Output) -> None:
     output.console.print(table)
     before, after = report.before, report.after
     sizes = Table("", "before", "after", "ratio")
-    for name, one, two, form in (
-        ("parameters", before.parameters, after.parameters, "{:,.0f}"),
-        ("MMAC of layers, 1x300", before.macs / 1e6, after.macs / 1e6, "{:,.1f}"),
-        ("checkpoint, MB", before.bytes / 1e6, after.bytes / 1e6, "{:.2f}"),
-        ("eager PyTorch, ms, 1x300", before.torch_ms, after.torch_ms, "{:.1f}"),
-    ):
-        sizes.add_row(name, form.format(one), form.format(two), f"{two / one:.2f}")
-    if before.top1 is not None and after.top1 is not None and report.cut_top1 is not None:
-        sizes.add_row(f"val top-1 of {report.validation_clips}", f"{before.top1:.1%}", f"{after.top1:.1%}", "")
-        if report.epochs:
-            sizes.add_row("  before fine-tuning", "", f"{report.cut_top1:.1%}", "")
+    _add_sizes(sizes, report)
+    _add_times(sizes, report)
+    _add_accuracies(sizes, report)
     output.console.print(sizes)
+    output.console.print(_gain(report), soft_wrap=True)
     if report.whole:
         output.console.print(f"left whole: {', '.join(report.whole)}")
     tuned = f", {report.epochs} epochs of fine-tuning" if report.epochs else ", not fine-tuned"
@@ -146,17 +164,59 @@ def _show(report: LowRankReport, output: Output) -> None:
     )
 
 
+def _add_sizes(table: Table, report: LowRankReport | SparseReport) -> None:
+    before, after = report.before, report.after
+    for name, one, two, form in (
+        ("parameters", before.parameters, after.parameters, "{:,.0f}"),
+        ("MMAC of layers, 1x300", before.macs / 1e6, after.macs / 1e6, "{:,.1f}"),
+        ("checkpoint, MB", before.bytes / 1e6, after.bytes / 1e6, "{:.2f}"),
+    ):
+        table.add_row(name, form.format(one), form.format(two), f"{two / one:.2f}")
+
+
+def _add_times(table: Table, report: LowRankReport | SparseReport) -> None:
+    for name, before, after in _times(report):
+        one, two = (_NOT_RUN if ms is None else f"{ms:.1f}" for ms in (before, after))
+        table.add_row(f"{name}, ms, 1x300", one, two, f"{after / before:.2f}" if before and after else "")
+
+
+def _add_accuracies(table: Table, report: LowRankReport | SparseReport) -> None:
+    before, after = report.before, report.after
+    if before.top1 is None or after.top1 is None:
+        return
+    table.add_row(f"val top-1 of {report.validation_clips}", f"{before.top1:.1%}", f"{after.top1:.1%}", "")
+    if report.epochs and report.cut_top1 is not None:
+        table.add_row("  before fine-tuning", "", f"{report.cut_top1:.1%}", "")
+
+
+def _times(report: LowRankReport | SparseReport) -> list[tuple[str, float | None, float | None]]:
+    """Name, and milliseconds before and after, of each engine that was asked to run both."""
+    rest = ((each.engine, each.before_ms, each.after_ms) for each in report.engines)
+    return [("eager PyTorch", report.before.torch_ms, report.after.torch_ms), *rest]
+
+
+def _gain(report: LowRankReport | SparseReport) -> str:
+    """Whether time is gained, from the fastest way before to the fastest after."""
+    times = _times(report)
+    before, engine = min((one, name) for name, one, _ in times if one is not None)
+    after, other = min((two, name) for name, _, two in times if two is not None)
+    verdict = f"{1 - after / before:.0%} of the time are gained" if after < _FASTER * before else "no time is gained"
+    found = f"{verdict}: {before:.1f} ms before ({engine}), {after:.1f} ms after ({other})"
+    return found if report.engines else f"{found}; --latency engines times ONNX Runtime and the native engine, too"
+
+
 @command.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--method", type=click.Choice(["magnitude", "tickets", "generator"]), default="magnitude", show_default=True,
               help="magnitude: the smallest weights go at once; tickets: in rounds, each from the first weights again; "
                    "generator: scores learn which go, from a fresh model.")  # fmt: skip
-@click.option("--pattern", type=click.Choice(["unstructured", "2:4"]), default="unstructured", show_default=True,
-              help="2:4: two of each four inputs of an output stay, as sparse tensor cores take it.")  # fmt: skip
+@click.option("--pattern", type=click.Choice(["unstructured", "2:4", "channel"]), default="unstructured", show_default=True,
+              help="2:4: two of each four inputs of an output stay, as sparse tensor cores take it; "
+                   "channel: whole hidden channels go, and the layers around them get smaller.")  # fmt: skip
 @click.option("--sparsity", type=click.FloatRange(0, 1, min_open=True, max_open=True),
-              help="Share of the weights of inner layers that goes; 2:4 is always a half.")  # fmt: skip
+              help="Share of the weights of inner layers, or of hidden channels, that goes; 2:4 is always a half.")  # fmt: skip
 @click.option("--scope", type=click.Choice(["network", "layer"]), default="network", show_default=True,
-              help="Where weights (scores) are compared: in the whole network, or in each layer (block of a generator).")  # fmt: skip
+              help="Where weights (channels, scores) are compared: in the whole network, or in each layer (block of a generator).")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Of tickets.")
 @click.option(
     "--warmup", type=click.IntRange(min=0), default=0, show_default=True, help="Epochs of a generator without masks."
@@ -164,7 +224,7 @@ def _show(report: LowRankReport, output: Output) -> None:
 @click.option("--ramp", type=click.IntRange(min=0), default=0, show_default=True,
               help="Epochs of a generator in which the sparsity then rises.")  # fmt: skip
 @click.option("--finetune", "epochs", type=click.IntRange(min=1), metavar="EPOCHS",
-              help="Train for so many epochs: under the masks, in each round of tickets, or the generator.")  # fmt: skip
+              help="Train for so many epochs: under the masks, with fewer channels, in each round of tickets, or the generator.")  # fmt: skip
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Largest learning rate of --finetune.")
 @click.option("--distill", is_flag=True, help="Learn from CHECKPOINT's answers, too, in --finetune.")
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset; the one the checkpoint was trained on if left out.")
@@ -172,13 +232,14 @@ def _show(report: LowRankReport, output: Output) -> None:
               help="Where --finetune trains; auto: a GPU where there is one.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/sparse"), show_default=True,
               help="Folder for ckpt.pt and, with --finetune, last.pt.")  # fmt: skip
+@_LATENCY
 @click.option("--resume", is_flag=True, help="Continue the interrupted training in --out.")
 @click.option("--force", is_flag=True, help="Replace what is in --out.")
 @common_options
 def sparse(
     checkpoint: Path,
     method: Literal["magnitude", "tickets", "generator"],
-    pattern: Literal["unstructured", "2:4"],
+    pattern: Literal["unstructured", "2:4", "channel"],
     sparsity: float | None,
     scope: Literal["network", "layer"],
     rounds: int,
@@ -190,14 +251,15 @@ def sparse(
     data: Path | None,
     device: Literal["auto", "cpu", "cuda"],
     out: Path,
+    latency: Literal["torch", "engines"],
     resume: bool,
     force: bool,
     output: Output,
 ) -> None:
-    """Zeros in place of weights that matter least: CHECKPOINT to runs/sparse/ckpt.pt, exported and run like any other.
+    """Zeros in place of weights that matter least, or fewer hidden channels: CHECKPOINT to runs/sparse/ckpt.pt.
 
-    The report has bytes in dense and sparse forms, eager PyTorch's latency before and after, and val accuracy before, after
-    the cut and after training.
+    It is exported and run like any other. The report has bytes in dense and sparse forms (of fewer channels: parameters,
+    multiply-accumulates and bytes), latency before and after, and val accuracy before, after the cut and after training.
     """
     from star_edge.cli.train import run_with_progress
     from star_edge.compression.judging import FineTuning
@@ -208,6 +270,7 @@ def sparse(
     if epochs is None and (lr or distill or resume):
         raise click.UsageError("--lr, --distill and --resume belong to --finetune")
     _refuse_to_replace(out, resume, force)
+    timing = _timing(latency, output)
     report = compress_sparse(
         checkpoint,
         out,
@@ -218,6 +281,7 @@ def sparse(
         group=Group(device=device_of(device)),
         say=output.console.print,
         run=lambda trainer: run_with_progress(trainer, output),
+        time_engines=timing,
     )
     output.document(report)
     _show_sparse(report, output)
@@ -226,6 +290,8 @@ def sparse(
 def _check_sparse(method: str, pattern: str, sparsity: float | None, epochs: int | None, warmup: int, ramp: int) -> None:
     if pattern == "2:4" and (method != "magnitude" or sparsity not in (None, 0.5)):
         raise click.UsageError("--pattern 2:4 goes with --method magnitude, and its sparsity is 0.5")
+    if pattern == "channel" and method != "magnitude":
+        raise click.UsageError("--pattern channel goes with --method magnitude")
     if pattern != "2:4" and sparsity is None:
         raise click.UsageError("Missing option '--sparsity'.")
     if method != "magnitude" and epochs is None:
@@ -239,24 +305,27 @@ def _check_sparse(method: str, pattern: str, sparsity: float | None, epochs: int
 def _show_sparse(report: SparseReport, output: Output) -> None:
     from rich.table import Table
 
-    before, after = report.before, report.after
-    table = Table("", "dense", report.pattern, "ratio", title=f"{report.sparsity:.1%} of {len(report.layers)} layers are zero")
-    for form, size in report.stored.items():
-        dense = report.stored["dense"]
-        table.add_row(f"parameters as {form}, MB", f"{dense / 1e6:.2f}", f"{size / 1e6:.2f}", f"{size / dense:.2f}")
-    ratio = after.torch_ms / before.torch_ms
-    table.add_row("eager PyTorch, ms, 1x300", f"{before.torch_ms:.1f}", f"{after.torch_ms:.1f}", f"{ratio:.2f}")
-    if before.top1 is not None and after.top1 is not None:
-        table.add_row(f"val top-1 of {report.validation_clips}", f"{before.top1:.1%}", f"{after.top1:.1%}", "")
-        if report.epochs and report.cut_top1 is not None:
-            table.add_row("  before fine-tuning", "", f"{report.cut_top1:.1%}", "")
+    dense = report.stored["dense"]
+    if report.channels:
+        title = f"{report.sparsity:.1%} of the hidden channels of {len(report.channels)} layers are gone"
+        table = Table("", "before", "after", "ratio", title=title)
+        for layer in report.channels:
+            table.add_row(
+                f"channels of {layer.path}", str(layer.before), str(layer.after), f"{layer.after / layer.before:.2f}"
+            )
+        _add_sizes(table, report)
+    else:
+        table = Table(
+            "", "dense", report.pattern, "ratio", title=f"{report.sparsity:.1%} of {len(report.layers)} layers are zero"
+        )
+        for form, size in report.stored.items():
+            table.add_row(f"parameters as {form}, MB", f"{dense / 1e6:.2f}", f"{size / 1e6:.2f}", f"{size / dense:.2f}")
+    _add_times(table, report)
+    _add_accuracies(table, report)
     output.console.print(table)
+    output.console.print(_gain(report), soft_wrap=True)
     output.console.print(
-        "only eager PyTorch was timed, which multiplies zeros like any other number; other engines: star-edge export, then star-edge bench",
-        soft_wrap=True,
-    )
-    output.console.print(
-        f"{report.checkpoint}: {report.of_model:.0%} of all parameters are zero; "
+        f"{report.checkpoint}: {report.of_model:.0%} of all parameters are {'gone' if report.channels else 'zero'}; "
         f"next: star-edge evaluate {report.checkpoint}, then star-edge export --fp16 {report.checkpoint}",
         soft_wrap=True,
     )

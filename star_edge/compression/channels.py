@@ -37,8 +37,8 @@ def pairs(model: nn.Module) -> dict[str, Pair]:
     for path, parent in model.named_modules():
         prefix = f"{path}." if path else ""
         for first, activation, second in _triples(parent):
-            modules = [getattr(parent, name, None) for name in (first, activation, second)]
-            if all(map(isinstance, modules, (nn.Linear, _ELEMENTWISE, nn.Linear))):
+            linear = all(isinstance(getattr(parent, name, None), nn.Linear) for name in (first, second))
+            if linear and isinstance(getattr(parent, activation, None), _ELEMENTWISE):
                 found[prefix + first] = Pair(prefix + first, prefix + second, prefix + activation)
     return found
 
@@ -52,7 +52,7 @@ def _triples(parent: nn.Module) -> Iterable[tuple[str, str, str]]:
 
 
 def strongest(model: nn.Module, sparsity: float, scope: Scope = "global") -> Masks:
-    """Masks of whole hidden channels, [out, in] of each pair's first layer, for :func:`shrink`; each pair keeps its strongest.
+    """Masks of whole hidden channels, [out, in] of each first layer that loses some, for :func:`shrink`; the strongest stay.
 
     A channel is as strong as the norms of the weights into and out of it, multiplied, against the mean of its pair: in a wider
     layer all of them are smaller.
@@ -65,8 +65,8 @@ def strongest(model: nn.Module, sparsity: float, scope: Scope = "global") -> Mas
     strengths = {path: _strengths(*pair) for path, pair in layers.items()}
     kept = largest(strengths, sparsity, scope)
     for path, strength in strengths.items():
-        kept[path][strength.argsort(stable=True)[-1]] = True  # of equal ones the last, as those that stay
-    return {path: kept[path][:, None].repeat(1, first.in_features) for path, (first, _) in layers.items()}
+        kept[path][strength.argsort(stable=True)[-1]] = True  # not argmax: of equal ones the last stays
+    return {path: mask[:, None].repeat(1, layers[path][0].in_features) for path, mask in kept.items() if not mask.all()}
 
 
 def _strengths(first: nn.Linear, second: nn.Linear) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,14 @@ class Size(msgspec.Struct, frozen=True):
     bytes: int
     torch_ms: float
     top1: float | None
+
+
+class EngineTimes(msgspec.Struct, frozen=True):
+    """Median milliseconds of an engine in fp32 on the clip of :class:`Size`; None where it cannot run the model."""
+
+    engine: str
+    before_ms: float | None
+    after_ms: float | None
 
 
 class FineTuning(NamedTuple):
@@ -90,13 +99,13 @@ def layer_macs(model: nn.Module, applications: dict[str, int]) -> int:
 
 
 @torch.no_grad()
-def median_seconds(models: dict[str, nn.Module], features: torch.Tensor, cu_seqlens: torch.Tensor) -> dict[str, float]:
-    """Median seconds of a call of each model, timed in turn after one that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in models}
+def median_seconds(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Median seconds of each call, timed in turn after one that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(-1, _ROUNDS):
-        for name, model in models.items():
+        for name, call in calls.items():
             begun = time.perf_counter()
-            model(features, cu_seqlens)
+            call()
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - begun)
     return {name: float(np.median(values)) for name, values in seconds.items()}

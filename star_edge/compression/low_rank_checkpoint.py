@@ -19,6 +19,7 @@ from runtime.files import sha256_of
 from star_edge.bench.workloads import parse_workload
 from star_edge.compression.judging import (
     WORKLOAD,
+    EngineTimes,
     FineTuning,
     Judge,
     Size,
@@ -75,6 +76,7 @@ class LowRankReport(msgspec.Struct, frozen=True):
         before, after: the model, and the compressed one as it was written.
         cut_top1: of the compressed model before fine-tuning.
         epochs: of fine-tuning.
+        engines: their times, where those were asked for.
     """
 
     checkpoint: str
@@ -89,6 +91,7 @@ class LowRankReport(msgspec.Struct, frozen=True):
     cut_top1: float | None
     epochs: int
     validation_clips: int
+    engines: tuple[EngineTimes, ...] = ()
     schema: str = "star-edge/compress-lowrank/1"
 
 
@@ -105,6 +108,7 @@ def compress_low_rank(
     group: Group = ALONE,
     say: Callable[[str], None] = lambda text: None,
     run: Callable[[FineTuner], object] = lambda trainer: trainer.run(),
+    time_engines: Callable[[Path, Path], tuple[EngineTimes, ...]] = lambda before, after: (),
 ) -> LowRankReport:
     """Write ``out/ckpt.pt``, the checkpoint at ``path`` with two factors in place of layers that get smaller so.
 
@@ -114,7 +118,7 @@ def compress_low_rank(
         data: default: the recorded dataset; needed for fine-tuning, and for accuracies.
         kernels: factorise convolutions with kernels larger than 1 as well.
         tuning: fine-tuning on the clips that the model was fitted on. group: where.
-        say: takes what people should know while it runs. run: trains.
+        say: takes what people should know while it runs. run: trains. time_engines: of both checkpoints.
 
     Raises InputError (a checkpoint that cannot be used, a target out of reach, no data to fine-tune on), MismatchError.
     """
@@ -147,7 +151,7 @@ def compress_low_rank(
         save_checkpoint(cut, written)
     found = load_checkpoint(written)
     after = build_from_checkpoint(found)
-    times = median_seconds({"before": model, "after": after}, features, cu_seqlens)
+    times = median_seconds({"before": lambda: model(features, cu_seqlens), "after": lambda: after(features, cu_seqlens)})
     counted = count_applications(after, features, cu_seqlens)
     errors = relative_errors(model, ranks, moments)
     return LowRankReport(
@@ -166,6 +170,7 @@ def compress_low_rank(
         cut_top1=cut.metrics["validation_accuracy"],
         epochs=tuning.epochs,
         validation_clips=0 if task is None else len(task.validation),
+        engines=time_engines(path, written),
     )
 
 

@@ -197,6 +197,9 @@ def test_interrupted_sparse_training_goes_on_to_the_same_weights(
         ("--sparsity", 0.5, "--warmup", 1, "--finetune", 2),
         ("--sparsity", 0.5, "--method", "generator", "--warmup", 2, "--finetune", 2),
         ("--sparsity", 0.5, "--lr", 0.1),
+        ("--pattern", "channel"),
+        ("--pattern", "channel", "--sparsity", 0.5, "--method", "tickets", "--finetune", 1),
+        ("--pattern", "channel", "--sparsity", 0.5, "--method", "generator", "--finetune", 2),
     ],
 )
 def test_sparse_options_that_say_nothing_are_refused(star_edge: Command, start: Path, options: tuple[object, ...]) -> None:
@@ -212,3 +215,117 @@ def test_tickets_need_the_weights_that_a_model_began_with(star_edge: Command, st
     assert code == 2
     assert "began with" in err
     assert not (tmp_path / "tickets" / "ckpt.pt").exists()
+
+
+CHANNEL = ("compress", "sparse", "--pattern", "channel")
+
+
+def test_fewer_channels_from_checkpoint_to_engines(star_edge: Command, start: Path, tmp_path: Path) -> None:
+    pytest.importorskip("modelopt.onnx.quantization", reason="modelopt.onnx is not installed")
+    options = ("--sparsity", 0.5, "--finetune", 1, "--distill", "--latency", "engines", "--json")
+    code, out, err = star_edge(*CHANNEL, start, *options)
+    assert code == 0, err
+    report = json.loads(out)
+    narrow = load_checkpoint(tmp_path / "runs/sparse/ckpt.pt")
+    channels = {layer["path"]: (layer["before"], layer["after"]) for layer in report["channels"]}
+    assert narrow.model.config.widths == {path: after for path, (before, after) in channels.items() if after < before}
+    assert sum(after for _, after in channels.values()) == (4 * 16 + 24) / 2
+    assert not report["layers"]
+    for path, (_, after) in channels.items():
+        assert len(narrow.state_dict[f"{path}.weight"]) == after
+    assert report["sparsity"] == 0.5
+    for size in ("parameters", "macs", "bytes"):
+        assert report["after"][size] < report["before"][size]
+    assert (report["epochs"], narrow.recipe["name"], narrow.recipe["teacher"]) == (1, "fine-tuning", str(start))
+    times = {each["engine"]: (each["before_ms"], each["after_ms"]) for each in report["engines"]}
+    assert set(times) == {"onnxruntime", "native"}
+    assert all(times["onnxruntime"])
+
+    assert star_edge("evaluate", "runs/sparse/ckpt.pt")[0] == 0
+    code, _, err = star_edge("export", "--fp16", "runs/sparse/ckpt.pt", "--out", "narrow.star")
+    assert code == 0, err
+    code, out, err = star_edge("calibrate", "narrow.star", "--samples", 8, "--json")
+    assert code == 0, err
+    assert {"head.hidden", "layers.0.spatial.linear1"} <= set(json.loads(out)["quantised"])
+    _, out, err = star_edge(
+        "verify", "narrow.star", "--engine", "onnxruntime", "--json"
+    )  # of 30 clips of noise one may change
+    rows = json.loads(out)["results"]
+    assert {row["precision"] for row in rows if row["engine"] == "onnxruntime"} == {"fp32", "fp16", "int8"}, err
+    code, out, err = star_edge("inspect", "narrow.star", "--json")
+    assert code == 0, err
+    assert json.loads(out)["manifest"]["model"]["config"]["widths"] == narrow.model.config.widths
+    assert star_edge("run", "narrow.star", "noise.npz")[0] == 0
+
+
+def test_what_is_shown_of_fewer_channels_tells_of_no_zeros(star_edge: Command, start: Path) -> None:
+    code, out, err = star_edge(*CHANNEL, start, "--sparsity", 0.25, "--scope", "layer")
+    assert code == 0, err
+    assert "25.0% of the hidden channels of 5 layers are gone" in out
+    assert "head.hidden" in out
+    assert "--latency engines" in out
+    assert "zero" not in out and "mask" not in out
+
+
+def test_channels_and_other_ways_after_each_other(star_edge: Command, start: Path, tmp_path: Path) -> None:
+    assert star_edge(*CHANNEL, start, "--sparsity", 0.5, "--out", "one")[0] == 0
+    one = load_checkpoint(tmp_path / "one/ckpt.pt").model.config.widths
+    assert star_edge(*CHANNEL, "one/ckpt.pt", "--sparsity", 0.5, "--out", "two")[0] == 0
+    two = load_checkpoint(tmp_path / "two/ckpt.pt").model.config.widths
+    assert sum(two.values()) == pytest.approx(sum(one.values()) / 2, abs=5)
+    assert star_edge("compress", "lowrank", "one/ckpt.pt", "--rank", 2, "--out", "low")[0] == 0
+    low = load_checkpoint(tmp_path / "low/ckpt.pt").model.config
+    assert (low.widths, bool(low.ranks)) == (one, True)
+    assert star_edge("compress", "sparse", "one/ckpt.pt", "--sparsity", 0.5, "--out", "zeros")[0] == 0
+    assert load_checkpoint(tmp_path / "zeros/ckpt.pt").model.config.widths == one
+    assert star_edge("export", "low/ckpt.pt", "--out", "low.star")[0] == 0
+    code, _, err = star_edge(*CHANNEL, "low/ckpt.pt", "--sparsity", 0.5, "--out", "no")
+    assert (code, "low rank" in err) == (2, True)
+    code, _, err = star_edge("compress", "sparse", "one/ckpt.pt", "--method", "tickets", "--sparsity", 0.5, "--finetune", 1)
+    assert (code, "began with" in err) == (2, True)
+    code, _, err = star_edge(*CHANNEL, start, "--sparsity", 0.001, "--out", "no")
+    assert (code, "no channel goes" in err) == (2, True)
+
+
+def test_models_without_hidden_channels_are_told_who_has_some(star_edge: Command, tmp_path: Path) -> None:
+    from runtime.features import FeatureRecipe
+    from star_edge.models.registry import build_model, padded_config
+    from star_edge.skeletons import NITE15
+    from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, build_from_checkpoint, save_checkpoint
+
+    for name in ("ctr-gcn", "aagcn"):
+        config = padded_config(name, NITE15, 4, 3, frames=5, persons=1, dim=8)
+        entry, data = ModelEntry(name, config), DataEntry("nowhere", "none", "xsub")
+        weights = build_model(name, config).state_dict()
+        whole = Checkpoint(entry, weights, NITE15, FeatureRecipe(channels=4), ("a", "b", "c"), data)
+        save_checkpoint(whole, tmp_path / f"{name}.pt")
+    code, _, err = star_edge(*CHANNEL, "ctr-gcn.pt", "--sparsity", 0.5)
+    assert code == 2
+    assert "one of star-64, star-128, step-catformer, aagcn" in err
+    assert star_edge(*CHANNEL, "aagcn.pt", "--sparsity", 0.5)[0] == 0
+    narrow = load_checkpoint(tmp_path / "runs/sparse/ckpt.pt")
+    assert narrow.model.config.widths
+    assert sum(tensor.numel() for tensor in narrow.state_dict.values()) < sum(tensor.numel() for tensor in weights.values())
+    assert bool(build_from_checkpoint(narrow)(torch.zeros(4, 15, 4), torch.tensor([0, 4])).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("widths", "part"),
+    [
+        ({"head.hidden": 0}, "so many channels"),
+        ({"head.hidden": -3}, "so many channels"),
+        ({"head.hidden": 25}, "so many channels"),
+        ({"layers.9.spatial.linear1": 3}, "no hidden channels"),
+        ({"layers.0.spatial.qkv": 3}, "no hidden channels"),
+        ({"head.hidden": "three"}, "wrong field"),
+        ({"head.hidden": 23}, "does not fit the model"),
+    ],
+)
+def test_widths_that_cannot_be_are_refused(star_edge: Command, start: Path, widths: dict[str, object], part: str) -> None:
+    content = torch.load(start, weights_only=True)
+    content["model"]["config"]["widths"] = widths
+    torch.save(content, start)
+    code, _, err = star_edge("export", start)
+    assert code == 2
+    assert part in err
+    assert str(start) in err

@@ -85,7 +85,8 @@ def test_the_weakest_channels_go_but_each_pair_keeps_one(seed: int, sparsity: fl
     norms = {"0": model[0].weight.norm(dim=1) * model[2].weight.norm(dim=0)}
     norms["2"] = model[2].weight.norm(dim=1) * model[4].weight.norm(dim=0)
     strengths = {path: values / values.mean() for path, values in norms.items()}
-    kept = {path: mask.all(1) for path, mask in strongest(model, sparsity, scope).items()}  # type: ignore[arg-type]
+    kept = {path: torch.ones(len(values), dtype=torch.bool) for path, values in strengths.items()}
+    kept |= {path: mask.all(1) for path, mask in strongest(model, sparsity, scope).items()}  # type: ignore[arg-type]
     assert all(path_kept[strengths[path].argmax()] for path, path_kept in kept.items())
     for paths in [["0", "2"]] if scope == "global" else [["0"], ["2"]]:
         values, stay = torch.cat([strengths[path] for path in paths]), torch.cat([kept[path] for path in paths])
