@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -20,6 +21,8 @@ from runtime.clip import pack_clips
 from runtime.errors import InputError, MismatchError
 from runtime.features import FeatureRecipe, compute_features
 from runtime.tolerances import TOLERANCES, relative_error
+from star_edge.compression.channels import shrink, strongest
+from star_edge.compression.masks import apply_masks
 from star_edge.export import torch_forward
 from star_edge.models import naive
 from star_edge.models.registry import star_config
@@ -71,6 +74,22 @@ def largest_magnitudes(config, weights, golden) -> dict[str, float]:
 
 def build(parts, ranges, variant) -> ModelProto:
     return build_model(*parts, variant[0], ranges if variant[0] == "int8" else None, variant[1])
+
+
+def test_the_graph_of_fewer_channels_answers_as_the_masked_model(parts, golden):
+    config, weights = parts
+    model = Star(config).eval()
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    masks = strongest(model, 0.5)
+    apply_masks(model, masks)
+    masked = torch_forward(model)(*golden)
+    narrow = msgspec.structs.replace(config, widths=shrink(model, masks))
+    graph = build_model(narrow, {name: tensor.numpy() for name, tensor in model.state_dict().items()})
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.graph.initializer}
+    assert shapes["head.hidden.weight"] == (config.joints * config.dim, narrow.widths["head.hidden"])
+    assert shapes["head.output.weight"] == (narrow.widths["head.hidden"], config.classes)
+    answers = onnx_forward(graph.SerializeToString())(*golden)
+    assert relative_error(answers, masked) < TOLERANCES["fp32"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=IDS)

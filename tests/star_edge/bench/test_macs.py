@@ -59,7 +59,18 @@ def test_torch_counts_the_same_linear_work():
     assert dense == pytest.approx(expected, rel=0.01)
 
 
-def test_macs_of_low_rank_are_those_of_its_factors() -> None:
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ranks": {"layers.0.spatial.qkv": 5, "layers.3.temporal.linear2": 7, "head.hidden": 11}},
+        {"widths": {"layers.0.spatial.linear1": 5, "layers.3.temporal.linear1": 17, "head.hidden": 30}},
+        {
+            "widths": {"layers.0.spatial.linear1": 9, "head.hidden": 30},
+            "ranks": {"layers.0.spatial.linear1": 2, "head.hidden": 3},
+        },
+    ],
+)
+def test_macs_of_low_rank_and_of_fewer_channels_are_those_of_what_is_left(fields: dict[str, dict[str, int]]) -> None:
     import msgspec
 
     torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -67,7 +78,7 @@ def test_macs_of_low_rank_are_those_of_its_factors() -> None:
     from star_edge.models.registry import build_model
 
     whole = config("star-64")
-    low = msgspec.structs.replace(whole, ranks={"layers.0.spatial.qkv": 5, "layers.3.temporal.linear2": 7, "head.hidden": 11})
+    low = msgspec.structs.replace(whole, **fields)
     saved = {}
     for name, shape in (("whole", whole), ("low", low)):
         model = build_model("star-64", shape).eval()

@@ -264,7 +264,8 @@ def test_what_is_shown_of_fewer_channels_tells_of_no_zeros(star_edge: Command, s
     assert "25.0% of the hidden channels of 5 layers are gone" in out
     assert "head.hidden" in out
     assert "--latency engines" in out
-    assert "zero" not in out and "mask" not in out
+    assert "zero" not in out
+    assert "mask" not in out
 
 
 def test_channels_and_other_ways_after_each_other(star_edge: Command, start: Path, tmp_path: Path) -> None:
@@ -285,6 +286,16 @@ def test_channels_and_other_ways_after_each_other(star_edge: Command, start: Pat
     assert (code, "began with" in err) == (2, True)
     code, _, err = star_edge(*CHANNEL, start, "--sparsity", 0.001, "--out", "no")
     assert (code, "no channel goes" in err) == (2, True)
+
+
+def test_fewer_channels_go_through_quantisation_aware_training(star_edge: Command, start: Path, tmp_path: Path) -> None:
+    pytest.importorskip("modelopt.torch.quantization", reason="modelopt.torch is not installed: pip install 'star-edge[qat]'")
+    assert star_edge(*CHANNEL, start, "--sparsity", 0.5)[0] == 0
+    code, _, err = star_edge("train", "--qat", "runs/sparse/ckpt.pt", "--epochs", 1)
+    assert code == 0, err
+    widths = load_checkpoint(tmp_path / "runs/sparse/ckpt.pt").model.config.widths
+    assert load_checkpoint(tmp_path / "runs/qat/ckpt.pt").model.config.widths == widths
+    assert star_edge("export", "runs/qat/ckpt.pt", "--out", "qat.star")[0] == 0
 
 
 def test_models_without_hidden_channels_are_told_who_has_some(star_edge: Command, tmp_path: Path) -> None:
