@@ -21,7 +21,7 @@ ENGINES = {
     "tensorrt": "runtime.engines.tensorrt",
     "torch": "star_edge.torch_engine",
 }
-# the default for STAR, and for what that has no kernels for: padded models, and layers of other shapes, which these fields hold
+# the default for STAR, and for what that has no kernels for: padded models, and layers of the shapes that these fields of a config give
 DEFAULT_ENGINE, OTHER_DEFAULT_ENGINE = "native", "onnxruntime"
 _RESHAPED = ("ranks", "widths")
 # engines that choose between devices; every other has one, and the name says which

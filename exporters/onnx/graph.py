@@ -198,7 +198,7 @@ class _Graph:
         qkv = self._linear(x, f"{path}.qkv", dim, 3 * dim, bias=False)
         attended = self._star(op, [qkv, *extra], f"{path}.attention")
         x = self._norm(self._residual(x, attended, f"{path}.residual1"), f"{path}.norm1")
-        width = self.config.width(f"{path}.linear1")
+        width = self.config.widths.get(f"{path}.linear1", dim)
         inner = self._silu(self._linear(x, f"{path}.linear1", dim, width), f"{path}.activation")
         inner = self._linear(inner, f"{path}.linear2", width, dim)
         return self._norm(self._residual(x, inner, f"{path}.residual2"), f"{path}.norm2")
@@ -208,7 +208,7 @@ class _Graph:
         self._float_initializer("context.weight", self._weight("context.weight", (config.dim, config.dim)))
         x = self._star(CONTEXT, [x, "context.weight", "cu_seqlens"], "context")
         x = self.nodes.add("Flatten", [x], "context.flat", axis=1)
-        width = config.width("head.hidden")
+        width = config.widths.get("head.hidden", config.hidden)
         x = self._silu(self._linear(x, "head.hidden", config.joints * config.dim, width), "head.activation")
         logits = "logits" if self.base == "fp32" else "head.output.out"
         x = self._linear(x, "head.output", width, config.classes, output=logits)

@@ -41,7 +41,8 @@ def linear_macs(config: StarConfig) -> int:
 
 def _encoder_macs(config: StarConfig, path: str) -> int:
     """QKV and FFN, per row and joint."""
-    dim, width = config.dim, config.width(f"{path}.linear1")
+    dim = config.dim
+    width = config.widths.get(f"{path}.linear1", dim)
     layers = {"qkv": (dim, 3 * dim), "linear1": (dim, width), "linear2": (width, dim)}
     return sum(_product(config, f"{path}.{name}", *shape) for name, shape in layers.items())
 
@@ -63,7 +64,7 @@ def gate_macs(config: StarConfig) -> int:
 
 def head_macs(config: StarConfig) -> int:
     """Per clip: the context's W (d² per joint) and both head layers."""
-    width = config.width("head.hidden")
+    width = config.widths.get("head.hidden", config.hidden)
     hidden = _product(config, "head.hidden", config.joints * config.dim, width)
     return config.joints * config.dim**2 + hidden + _product(config, "head.output", width, config.classes)
 

@@ -220,8 +220,8 @@ class _Maker:
 
     def _draw_tickets(self) -> None:
         asked, start = self.asked, self.start
-        config, trained_on = start.model.config, start.recipe.get("name") == FINE_TUNING["name"]
-        if "seed" not in start.recipe or trained_on or config.ranks or config.widths:
+        config, tuned = start.model.config, start.recipe.get("name") == FINE_TUNING["name"]
+        if "seed" not in start.recipe or tuned or config.ranks or config.widths:
             raise InputError(
                 "tickets go back to the weights that the model began with, which are not known",
                 where=self.path,

@@ -36,10 +36,6 @@ class StarConfig(msgspec.Struct, frozen=True):
     ranks: dict[str, int] = {}
     widths: dict[str, int] = {}
 
-    def width(self, path: str) -> int:
-        """Channels behind ``linear1`` of an encoder, or ``head.hidden``."""
-        return self.widths.get(path, self.hidden if path == "head.hidden" else self.dim)
-
 
 class PaddedConfig(msgspec.Struct, frozen=True):
     """Shape of a model that looks at so many frames of so many persons, whoever is there; stored in checkpoints and bundles.

@@ -236,6 +236,7 @@ def test_fewer_channels_from_checkpoint_to_engines(star_edge: Command, start: Pa
     assert report["sparsity"] == 0.5
     for size in ("parameters", "macs", "bytes"):
         assert report["after"][size] < report["before"][size]
+    assert None not in (report["before"]["top1"], report["cut_top1"], report["after"]["top1"])
     assert (report["epochs"], narrow.recipe["name"], narrow.recipe["teacher"]) == (1, "fine-tuning", str(start))
     times = {each["engine"]: (each["before_ms"], each["after_ms"]) for each in report["engines"]}
     assert set(times) == {"onnxruntime", "native"}
