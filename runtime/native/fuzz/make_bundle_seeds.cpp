@@ -33,7 +33,7 @@ Files smallest() {
                             {"dims", 2}};
     manifest["class_names"] = {"wave"};
     manifest["ops"] = {{{"name", "StarSparseAttention"}, {"domain", "star_edge"}, {"version", 1}}};
-    return seal(manifest, safetensors(random_tensors(read_star_config(Value(manifest).at("model").at("config")))));
+    return seal(manifest, safetensors(random_tensors(config_of(manifest))));
 }
 
 }  // namespace
@@ -44,6 +44,7 @@ int main(int count, char **arguments) {
     write(folder / "tiny", tiny_files());
     write(folder / "calibrated", calibrated_files());
     write(folder / "smallest", smallest());
+    write(folder / "thin", thin_files());
     std::ofstream(folder / "empty");
     return 0;
 }

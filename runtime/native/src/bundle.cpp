@@ -53,10 +53,17 @@ Config read_config(const Manifest &manifest, const std::string &where) {
         throw Error(STAR_UNSUPPORTED, message("this version cannot run the model " + in_quotes(manifest.model_name),
                                               {.where = where,
                                                .found = "another configuration",
-                                               .expected = "that of a STAR model, its matrices whole",
+                                               .expected = "that of a STAR model",
                                                .next = "use the engine onnxruntime, or a newer star-edge"}));
     try {
-        return read_star_config(Value(manifest.model_config, "$.model.config"));
+        const Value config(manifest.model_config, "$.model.config");
+        if (is_ensemble(config))
+            throw Error(STAR_UNSUPPORTED, message("the native engine runs no ensembles",
+                                                  {.where = where,
+                                                   .found = config.at("experts").json().dump() + " experts",
+                                                   .expected = "1",
+                                                   .next = "use the engine onnxruntime"}));
+        return read_star_config(config);
     } catch (const Malformed &error) {
         throw bad_file(error, "the model's configuration cannot be used", where, kExportAgain);
     }

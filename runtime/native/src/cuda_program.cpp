@@ -132,6 +132,9 @@ void check_config(const Config &config) {
     require(config.dim <= STAR_CUDA_MOST_POOLED, "width", config.dim, "at most 1024");
     require(head_dim == 4 || head_dim == 8 || head_dim == 16 || head_dim == 32 || head_dim == 64, "width of a head", head_dim,
             "4, 8, 16, 32 or 64");
+    require(config.ranks.empty(), "layers of low rank", static_cast<int64_t>(config.ranks.size()), "none");
+    require(config.widths.empty(), "encoders with an FFN of another width", static_cast<int64_t>(config.widths.size()),
+            "none");
     require(config.hidden % 4 == 0, "width of the head's hidden layer", config.hidden, "a multiple of 4");
 }
 

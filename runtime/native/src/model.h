@@ -17,6 +17,8 @@ struct Config {
     int64_t joints = 0, channels = 0, classes = 0;
     std::vector<std::pair<int32_t, int32_t>> edges;  // attention pairs (i, j) of the spatial branch
     int64_t dim = 0, heads = 0, layers = 0, hidden = 0;
+    std::map<std::string, int64_t> widths;  // path of an encoder's linear1 -> its outputs, where they are not dim
+    std::map<std::string, int64_t> ranks;   // path of a linear layer -> rank of the two factors that stand for it
 };
 
 /// Layout and recipe that features are made by (runtime/skeleton.py, runtime/features.py).

@@ -125,8 +125,8 @@ std::string module_precision(const star::Bundle &bundle, const star::Program &pr
 }
 
 std::map<std::string, std::string> module_precisions(const star::Bundle &bundle, const star::Program &program) {
-    std::set<std::string> linear = star::star_quantisable_modules(bundle.config);
-    linear.insert("embedding");
+    std::set<std::string> linear;
+    for (const star::Matrix &matrix : star::star_matrices(bundle.config)) linear.insert(matrix.path);
     std::map<std::string, std::string> precisions;
     for (const std::string &module : star::star_modules(bundle.config))
         precisions.emplace(module, module_precision(bundle, program, module, linear.count(module) > 0));

@@ -48,6 +48,24 @@ class Packer {
 
     Norm norm(const std::string &path) const { return {copy(path + ".weight"), copy(path + ".bias")}; }
 
+    bool is_low_rank(const std::string &path) const { return bundle_.config.ranks.count(path) > 0; }
+
+    /// A linear layer, with both factors where it is of low rank; outputs times factors.
+    Linear layer(const std::string &path, const std::vector<float> &factors = {}) const {
+        if (!is_low_rank(path)) return linear(path, 0, 0, factors);
+        Linear first = linear(path + ".first");
+        first.second = std::make_unique<Linear>(linear(path + ".second", 0, 0, factors));
+        return first;
+    }
+
+    /// A linear layer of the head, whose input has [channel][joint] where the state dict has [joint][channel].
+    Linear head_layer(const std::string &path, int joints) const {
+        if (!is_low_rank(path)) return head_linear(path, joints);
+        Linear first = head_linear(path + ".first", joints);
+        first.second = std::make_unique<Linear>(head_linear(path + ".second", 1));
+        return first;
+    }
+
     /// Rows `first` to `first + outputs` of a module; all of them when outputs is 0.
     Linear linear(const std::string &path, int first = 0, int outputs = 0, const std::vector<float> &factors = {}) const {
         const Tensor &tensor = bundle_.weights.at(path + ".weight");
@@ -83,16 +101,44 @@ class Packer {
     bool is_low_precision(const std::string &path) const {
         if (precision_ == STAR_PRECISION_INT8) return bundle_.quantised.count(path) > 0;
         // raw joints are metres: their few channels stay in float32, and so do the head's vectors, which cost nothing
-        return precision_ == STAR_PRECISION_BF16 && path != "embedding" && path.rfind("head.", 0) != 0;
+        return precision_ == STAR_PRECISION_BF16 && path.rfind("embedding", 0) != 0 && path.rfind("head.", 0) != 0;
     }
 
     const std::vector<float> &values(const std::string &name) const { return bundle_.weights.at(name).data; }
 
    private:
+    Linear head_linear(const std::string &path, int joints) const {
+        const Tensor &weight = bundle_.weights.at(path + ".weight");
+        const int outputs = static_cast<int>(weight.shape[0]), inputs = static_cast<int>(weight.shape[1]);
+        const int channels = inputs / joints;
+        std::vector<float> rows(weight.data.size());
+        for (int output = 0; output < outputs; output++) {
+            const std::size_t row = static_cast<std::size_t>(output) * inputs;
+            for (int joint = 0; joint < joints; joint++) {
+                for (int c = 0; c < channels; c++) rows[row + c * joints + joint] = weight.data[row + joint * channels + c];
+            }
+        }
+        return pack(path, rows, inputs, outputs, {}, true);
+    }
+
     const Bundle &bundle_;
     const star_precision precision_;
     const Kernels &kernels_;
 };
+
+int largest(const std::map<std::string, int64_t> &sizes) {
+    int64_t found = 0;
+    for (const auto &[path, size] : sizes) found = std::max(found, size);
+    return static_cast<int>(found);
+}
+
+int largest_latent(const Config &config) {
+    std::map<std::string, int64_t> ranks;
+    for (const auto &[path, rank] : config.ranks) {
+        if (path.ends_with(".temporal.qkv")) ranks.emplace(path, rank);
+    }
+    return largest(ranks);
+}
 
 Shape shape_of(const Config &config, const Kernels &kernels) {
     Shape shape{};
@@ -104,6 +150,9 @@ Shape shape_of(const Config &config, const Kernels &kernels) {
     shape.head_dim = shape.dim / shape.heads;
     shape.layers = static_cast<int>(config.layers);
     shape.hidden = static_cast<int>(config.hidden);
+    shape.ffn = std::max(shape.dim, largest(config.widths));
+    shape.rank = largest(config.ranks);
+    shape.latent = (largest_latent(config) + 15) / 16 * 16;
     shape.tile_frames = kernels.tile_frames;
     shape.group_tokens = kernels.group_tokens;
     shape.tokens = shape.joints * shape.tile_frames;
@@ -115,40 +164,29 @@ Shape shape_of(const Config &config, const Kernels &kernels) {
 SpatialEncoder pack_spatial(const Packer &packer, const Shape &shape, const std::string &path) {
     std::vector<float> factors(3 * shape.dim, 1.0f);
     std::fill_n(factors.begin(), shape.dim, kLog2e / std::sqrt(static_cast<float>(shape.head_dim)));
-    return {packer.linear(path + ".qkv", 0, 0, factors), packer.norm(path + ".norm1"), packer.linear(path + ".linear1"),
-            packer.linear(path + ".linear2"), packer.norm(path + ".norm2")};
+    return {packer.layer(path + ".qkv", factors), packer.norm(path + ".norm1"), packer.layer(path + ".linear1"),
+            packer.layer(path + ".linear2"), packer.norm(path + ".norm2")};
 }
 
 TemporalEncoder pack_temporal(const Packer &packer, const Shape &shape, const std::string &path) {
     const int dim = shape.dim, padded = shape.padded_dim;
     const float factor = std::pow(static_cast<float>(shape.head_dim), -0.25f);
-    const std::vector<float> &qkv = packer.values(path + ".qkv.weight");
-    std::vector<float> rows(static_cast<std::size_t>(2 * padded) * dim, 0.0f), factors(2 * padded, 1.0f);
+    const bool low_rank = packer.is_low_rank(path + ".qkv");
+    const std::string split = path + (low_rank ? ".qkv.second" : ".qkv");
+    const std::vector<float> &qkv = packer.values(split + ".weight");
+    const int inputs = static_cast<int>(qkv.size()) / (3 * dim);
+    std::vector<float> rows(static_cast<std::size_t>(2 * padded) * inputs, 0.0f), factors(2 * padded, 1.0f);
     std::fill_n(factors.begin(), padded, factor);
-    const auto size = static_cast<std::size_t>(dim) * dim;
-    std::copy_n(qkv.begin() + size, size, rows.begin());                                               // keys
-    std::copy_n(qkv.begin() + 2 * size, size, rows.begin() + static_cast<std::size_t>(padded) * dim);  // values
-    return {packer.linear(path + ".qkv", 0, dim, std::vector<float>(dim, factor)),
-            packer.pack(path + ".qkv", rows, dim, 2 * padded, factors, true),
+    const auto size = static_cast<std::size_t>(dim) * inputs;
+    std::copy_n(qkv.begin() + size, size, rows.begin());                                                  // keys
+    std::copy_n(qkv.begin() + 2 * size, size, rows.begin() + static_cast<std::size_t>(padded) * inputs);  // values
+    return {low_rank ? packer.linear(path + ".qkv.first") : Linear(),
+            packer.linear(split, 0, dim, std::vector<float>(dim, factor)),
+            packer.pack(split, rows, inputs, 2 * padded, factors, true),
             packer.norm(path + ".norm1"),
-            packer.linear(path + ".linear1"),
-            packer.linear(path + ".linear2"),
+            packer.layer(path + ".linear1"),
+            packer.layer(path + ".linear2"),
             packer.norm(path + ".norm2")};
-}
-
-/// The hidden layer takes [channel][joint] where the state dict has [joint][channel].
-Linear pack_head_hidden(const Packer &packer, const Shape &shape) {
-    const std::vector<float> &weight = packer.values("head.hidden.weight");
-    std::vector<float> rows(weight.size());
-    for (int output = 0; output < shape.hidden; output++) {
-        const std::size_t row = static_cast<std::size_t>(output) * shape.joints * shape.dim;
-        for (int joint = 0; joint < shape.joints; joint++) {
-            for (int c = 0; c < shape.dim; c++)
-                rows[row + static_cast<std::size_t>(c) * shape.joints + joint] =
-                    weight[row + static_cast<std::size_t>(joint) * shape.dim + c];
-        }
-    }
-    return packer.pack("head.hidden", rows, shape.joints * shape.dim, shape.hidden, {}, true);
 }
 
 Weights pack_weights(const Bundle &bundle, star_precision precision, const Kernels &kernels) {
@@ -167,7 +205,7 @@ Weights pack_weights(const Bundle &bundle, star_precision precision, const Kerne
         weights.input_scale[i] = static_cast<float>(scale);
         weights.input_shift[i] = static_cast<float>(bias[i] - mean[i] * scale);
     }
-    weights.embedding = packer.linear("embedding");
+    weights.embedding = packer.layer("embedding");
     for (int layer = 0; layer < shape.layers; layer++) {
         const std::string path = "layers." + std::to_string(layer);
         weights.layers.push_back(
@@ -180,9 +218,8 @@ Weights pack_weights(const Bundle &bundle, star_precision precision, const Kerne
     std::vector<int> next(weights.edge_starts.begin(), weights.edge_starts.end() - 1);
     for (const auto &edge : bundle.config.edges) weights.edge_ends[next[edge.first]++] = edge.second;
     weights.context = packer.copy("context.weight");
-    weights.head_hidden = pack_head_hidden(packer, shape);
-    weights.head_output =
-        packer.pack("head.output", packer.values("head.output.weight"), shape.hidden, shape.classes, {}, true);
+    weights.head_hidden = packer.head_layer("head.hidden", shape.joints);
+    weights.head_output = packer.head_layer("head.output", 1);
     return weights;
 }
 

@@ -31,11 +31,13 @@ Scratch::Scratch(const Shape &shape)
     : a(allocate_floats(rows_of_blocks(std::max(3 * shape.dim, shape.channels)) * shape.stride)),
       e(allocate_floats(rows_of_blocks(shape.dim) * shape.stride)),
       b(allocate_floats(rows_of_blocks(shape.dim) * std::max(shape.group_tokens, shape.joints))),
-      c(allocate_floats(rows_of_blocks(shape.dim) * shape.group_tokens)),
+      c(allocate_floats(rows_of_blocks(shape.ffn) * shape.group_tokens)),
       d(allocate_floats(std::max(rows_of_blocks(shape.dim) * shape.group_tokens, rows_of_blocks(shape.tokens)))),
       packed(allocate_floats(
           std::max(rows_of_blocks(shape.dim) * std::max(shape.stride, shape.group_tokens), rows_of_blocks(shape.hidden)))),
-      packed_hidden(allocate_floats(rows_of_blocks(shape.dim) * shape.group_tokens)),
+      packed_hidden(allocate_floats(rows_of_blocks(shape.ffn) * shape.group_tokens)),
+      inner(allocate_floats(rows_of_blocks(shape.rank) * shape.group_tokens)),
+      packed_inner(allocate_floats(rows_of_blocks(shape.rank) * shape.group_tokens)),
       rows(allocate_floats(static_cast<std::size_t>(shape.tile_frames) * 2 * shape.padded_dim)),
       hidden(allocate_floats(rows_of_blocks(shape.hidden))),
       logits(allocate_floats(rows_of_blocks(shape.classes))) {}
@@ -78,6 +80,7 @@ void StarRunner::plan(const int64_t *cu_seqlens, int64_t clips) {
     }
     extend_positions(longest);
     x_ = tiles_.of_size(tile * shape_.tile_size());
+    latent_ = latents_.of_size(tile * shape_.latent_size());
     chunk_state_ = chunk_states_.of_size(chunks_.size() * shape_.state_size());
     clip_state_ = clip_states_.of_size(clips * shape_.state_size());
     context_ = contexts_.of_size(clips * static_cast<std::size_t>(shape_.joints) * shape_.dim);
@@ -100,6 +103,10 @@ void StarRunner::extend_positions(int64_t tiles) {
             }
         }
     });
+}
+
+float *StarRunner::latent_of(const Chunk &chunk, int64_t tile) const {
+    return latent_ + (chunk.first_tile + tile) * shape_.latent_size();
 }
 
 /// body(chunk index, chunk, tile within the chunk, its frames, its activations, thread's scratch)
@@ -186,15 +193,16 @@ void StarRunner::compute(const float *features, const int64_t *cu_seqlens, int64
     for_each_tile([&](int64_t index, const Chunk &chunk, int64_t tile, int frames, float *x, Scratch &scratch) {
         kernels_.embed(weights_, features + (chunk.first_row + tile * shape_.tile_frames) * row, frames,
                        positions_.data() + (chunk.clip_tile + tile) * shape_.dim * shape_.tile_frames, x, scratch);
-        kernels_.add_state(weights_, 0, x, frames, tile == 0, chunk_state_ + index * shape_.state_size(), scratch);
+        kernels_.add_state(weights_, 0, x, frames, tile == 0, chunk_state_ + index * shape_.state_size(),
+                           latent_of(chunk, tile), scratch);
     });
     for (int layer = 0; layer < shape_.layers; layer++) {
         add_up_states();
         for_each_tile([&](int64_t index, const Chunk &chunk, int64_t tile, int frames, float *x, Scratch &scratch) {
-            float *state = chunk_state_ + index * shape_.state_size();
-            kernels_.layer(weights_, layer, clip_state_ + chunk.clip * shape_.state_size(), x, scratch);
+            float *state = chunk_state_ + index * shape_.state_size(), *latent = latent_of(chunk, tile);
+            kernels_.layer(weights_, layer, clip_state_ + chunk.clip * shape_.state_size(), latent, x, scratch);
             if (layer + 1 < shape_.layers) {
-                kernels_.add_state(weights_, layer + 1, x, frames, tile == 0, state, scratch);
+                kernels_.add_state(weights_, layer + 1, x, frames, tile == 0, state, latent, scratch);
             } else {
                 scratch.profile.begin();
                 kernels_.add_mean(shape_, x, frames, tile == 0, state);

@@ -42,6 +42,7 @@ class StarRunner : public Runner {
     void compute(const float *features, const int64_t *cu_seqlens, int64_t clips, float *logits);
     void plan(const int64_t *cu_seqlens, int64_t clips);
     void extend_positions(int64_t tiles);
+    float *latent_of(const Chunk &chunk, int64_t tile) const;
     template <class Body>
     void for_each_tile(const Body &body);
     void add_up_states();
@@ -59,8 +60,8 @@ class StarRunner : public Runner {
     std::vector<float> positions_;  // [tile][dim][tile_frames]
     bool profiled_ = false;
     double run_seconds_ = 0;  // of profiled runs
-    Buffer tiles_, chunk_states_, clip_states_, contexts_;
-    float *x_ = nullptr, *chunk_state_ = nullptr, *clip_state_ = nullptr, *context_ = nullptr;
+    Buffer tiles_, latents_, chunk_states_, clip_states_, contexts_;
+    float *x_ = nullptr, *latent_ = nullptr, *chunk_state_ = nullptr, *clip_state_ = nullptr, *context_ = nullptr;
 };
 
 }  // namespace star

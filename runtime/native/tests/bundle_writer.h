@@ -51,10 +51,9 @@ inline std::map<std::string, Tensor> random_tensors(const Config &config) {
     return tensors;
 }
 
-inline std::map<std::string, Tensor> tiny_tensors() {
-    const Json manifest = tiny_manifest();
-    return random_tensors(read_star_config(Value(manifest).at("model").at("config")));
-}
+inline Config config_of(const Json &manifest) { return read_star_config(Value(manifest).at("model").at("config")); }
+
+inline std::map<std::string, Tensor> tiny_tensors() { return random_tensors(config_of(tiny_manifest())); }
 
 /// A container with a header that may lie.
 inline std::string safetensors(const std::string &header, const std::string &data) {
@@ -106,14 +105,28 @@ inline Files seal(Json manifest, const std::string &weights, const std::string &
 
 inline Files tiny_files() { return seal(tiny_manifest(), safetensors(tiny_tensors())); }
 
-/// A tiny bundle with an int8 model of all modules that can be quantised.
-inline Files calibrated_files() {
-    Json manifest = tiny_manifest();
-    const Config config = read_star_config(Value(manifest).at("model").at("config"));
+/// A bundle with an int8 model of all modules that can be quantised.
+inline Files calibrated_files(Json manifest = tiny_manifest()) {
+    const Config config = config_of(manifest);
     for (const std::string &module : star_modules(config))
         manifest["nodes"]["int8"][module] = star_quantisable_modules(config).count(module) ? "int8" : "fp32";
-    const std::string weights = safetensors(tiny_tensors());
+    const std::string weights = safetensors(random_tensors(config));
     return seal(manifest, weights, calibration_table(weights, config).dump());
+}
+
+/// A tiny bundle, calibrated, with layers of low rank and of other widths, some of them both.
+inline Files thin_files() {
+    Json manifest = tiny_manifest();
+    Json &config = manifest["model"]["config"];
+    config["experts"] = 1;
+    config["widths"] = {{"layers.0.spatial.linear1", 3}, {"layers.0.temporal.linear1", 9}, {"head.hidden", 7}};
+    config["ranks"] = {{"embedding", 2},
+                       {"layers.0.spatial.qkv", 1},
+                       {"layers.0.spatial.linear1", 2},
+                       {"layers.0.temporal.qkv", 3},
+                       {"layers.0.temporal.linear2", 4},
+                       {"head.hidden", 6}};
+    return calibrated_files(manifest);
 }
 
 }  // namespace star::test

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model.h"
@@ -20,8 +21,10 @@ inline double quantised(double value, double scale) {
     return std::clamp(std::nearbyint(value / scale), -127.0, 127.0) * scale;
 }
 
-/// x W^T + b; with int8, inputs and weights of quantised modules on the levels of their ranges.
+/// x W^T + b, or two of them of low rank; with int8, inputs and weights of quantised modules on the levels of their ranges.
 inline Matrix linear(const Bundle &bundle, const std::string &path, Matrix x, bool int8) {
+    if (bundle.config.ranks.count(path))
+        return linear(bundle, path + ".second", linear(bundle, path + ".first", std::move(x), int8), int8);
     Tensor weight = bundle.weights.at(path + ".weight");
     const auto bias = bundle.weights.find(path + ".bias");
     if (int8 && bundle.quantised.count(path)) {

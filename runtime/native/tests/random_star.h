@@ -11,6 +11,7 @@
 
 #include "naive_star.h"
 #include "program.h"
+#include "star_config.h"
 
 namespace star::test {
 
@@ -26,11 +27,17 @@ inline Bundle random_bundle(Config config, unsigned seed) {
         made.shape = std::move(shape);
         for (int64_t i = 0; i < count; i++) made.data.push_back(shift + scale * normal(generator));
     };
-    const auto layer = [&](const std::string &path, int64_t outputs, int64_t inputs, bool bias) {
+    const auto matrix = [&](const std::string &path, int64_t outputs, int64_t inputs, bool bias) {
         tensor(path + ".weight", {outputs, inputs}, 1 / std::sqrt(static_cast<float>(inputs)), 0);
         if (bias) tensor(path + ".bias", {outputs}, 0.1f, 0);
         bundle.ranges[path + ".in"] = 4.0f;
         bundle.quantised.insert(path);
+    };
+    const auto layer = [&](const std::string &path, int64_t outputs, int64_t inputs, bool bias) {
+        const auto rank = config.ranks.find(path);
+        if (rank == config.ranks.end()) return matrix(path, outputs, inputs, bias);
+        matrix(path + ".first", rank->second, inputs, false);
+        matrix(path + ".second", outputs, rank->second, bias);
     };
     const int64_t inputs = config.joints * config.channels, dim = config.dim;
     tensor("input_norm.weight", {inputs}, 0.1f, 1);
@@ -42,15 +49,17 @@ inline Bundle random_bundle(Config config, unsigned seed) {
         for (const char *branch : {"spatial", "temporal"}) {
             const std::string path = "layers." + std::to_string(i) + "." + branch;
             layer(path + ".qkv", 3 * dim, dim, false);
-            layer(path + ".linear1", dim, dim, true);
-            layer(path + ".linear2", dim, dim, true);
+            const auto other = config.widths.find(path + ".linear1");
+            const int64_t width = other == config.widths.end() ? dim : other->second;
+            layer(path + ".linear1", width, dim, true);
+            layer(path + ".linear2", dim, width, true);
             for (const char *name : {".norm1", ".norm2"}) {
                 tensor(path + name + ".weight", {dim}, 0.1f, 1);
                 tensor(path + name + ".bias", {dim}, 0.1f, 0);
             }
         }
     }
-    bundle.quantised.erase("embedding");
+    for (const char *path : {"embedding", "embedding.first", "embedding.second"}) bundle.quantised.erase(path);
     tensor("context.weight", {dim, dim}, 1 / std::sqrt(static_cast<float>(dim)), 0);
     layer("head.hidden", config.hidden, config.joints * dim, true);
     layer("head.output", config.classes, config.hidden, true);
@@ -61,11 +70,26 @@ inline Bundle random_bundle(Config config, unsigned seed) {
 
 inline Config config_of(int64_t joints, int64_t channels, int64_t classes, int64_t dim, int64_t heads, int64_t layers,
                         int64_t hidden) {
-    Config config{joints, channels, classes, {}, dim, heads, layers, hidden};
+    Config config{joints, channels, classes, {}, dim, heads, layers, hidden, {}, {}};
     for (int32_t i = 0; i + 1 < joints; i++) {  // the last joint attends to nothing
         for (int32_t j = 0; j < joints; j++) {
             if (i == j || (i * 7 + j * 3) % 4 == 0) config.edges.push_back({i, j});
         }
+    }
+    return config;
+}
+
+/// The configuration with every layer of some rank, and encoders' FFNs and the head of widths that fill no register.
+inline Config thinned(Config config) {
+    config.hidden = config.hidden / 2 + 1;
+    for (int64_t i = 0; i < config.layers; i++) {
+        const std::string path = "layers." + std::to_string(i);
+        config.widths[path + ".spatial.linear1"] = config.dim / 2 + 1;
+        config.widths[path + ".temporal.linear1"] = 2 * config.dim + 3;
+    }
+    for (const Matrix &matrix : star_matrices(config)) {
+        const int64_t most = std::min(matrix.outputs, matrix.inputs);
+        config.ranks[matrix.path] = 1 + static_cast<int64_t>(config.ranks.size() * 5) % most;
     }
     return config;
 }

@@ -137,6 +137,25 @@ TEST_CASE("a calibrated bundle has ranges and quantised modules") {
     CHECK(bundle.ranges.at("layers.0.temporal.linear2.in") == 4.0f);
 }
 
+TEST_CASE("layers of low rank and of other widths are read as their matrices") {
+    const Bundle bundle = parse_bundle(thin_files().bytes());
+    CHECK(bundle.config.hidden == 7);
+    CHECK(bundle.config.widths ==
+          std::map<std::string, int64_t>{{"layers.0.spatial.linear1", 3}, {"layers.0.temporal.linear1", 9}});
+    CHECK(bundle.config.ranks.size() == 6);
+    const auto shape = [&bundle](const std::string &name) { return bundle.weights.at(name).shape; };
+    CHECK(shape("layers.0.temporal.qkv.first.weight") == std::vector<int64_t>{3, 4});
+    CHECK(shape("layers.0.temporal.qkv.second.weight") == std::vector<int64_t>{12, 3});
+    CHECK(shape("layers.0.spatial.linear1.second.bias") == std::vector<int64_t>{3});
+    CHECK(shape("layers.0.spatial.linear2.weight") == std::vector<int64_t>{4, 3});
+    CHECK(shape("layers.0.temporal.linear2.first.weight") == std::vector<int64_t>{4, 9});
+    CHECK(shape("head.hidden.first.weight") == std::vector<int64_t>{6, 12});
+    CHECK(shape("head.output.weight") == std::vector<int64_t>{2, 7});
+    CHECK(bundle.quantised.size() == 8 + 5);
+    CHECK(bundle.quantised.count("head.hidden.second") == 1);
+    CHECK(bundle.quantised.count("embedding.first") == 0);
+}
+
 TEST_CASE("modules left in float are not quantised") {
     Files files = calibrated_files();
     Json manifest = Json::parse(files.manifest);
@@ -251,6 +270,23 @@ TEST_CASE("configurations that cannot be used") {
         {{"edges", Json::array()}, "joint 0 without an edge"},
         {{"edges", std::vector<std::vector<int>>(10, {0, 0})}, "at most 9"},
         {{"edges", 3}, "an array"},
+        {{"ranks", 3}, "an object"},
+        {{"ranks", {{"head.hidden", 0}}}, "1 to 5"},
+        {{"ranks", {{"head.hidden", -1}}}, "1 to 5"},
+        {{"ranks", {{"head.hidden", 6}}}, "1 to 5"},
+        {{"ranks", {{"head.hidden", 2.0}}}, "an integer"},
+        {{"ranks", {{"layers.0.spatial.qkv", 5}}}, "'$.model.config.ranks.layers.0.spatial.qkv'; expected: 1 to 4"},
+        {{"ranks", {{"layers.1.spatial.qkv", 1}}}, "'layers.1.spatial.qkv' in $.model.config.ranks"},
+        {{"ranks", {{"context", 1}}}, "the path of a linear layer"},
+        {{"ranks", {{"head.hidden.first", 1}}}, "the path of a linear layer"},
+        {{"widths", {"head.hidden"}}, "an object"},
+        {{"widths", {{"head.hidden", 0}}}, "1 to 65536"},
+        {{"widths", {{"layers.0.temporal.linear1", 65537}}}, "1 to 65536"},
+        {{"widths", {{"layers.0.temporal.linear1", "4"}}}, "an integer"},
+        {{"widths", {{"layers.0.temporal.linear2", 4}}}, "'layers.0.temporal.linear2' in $.model.config.widths"},
+        {{"widths", {{"layers.1.temporal.linear1", 4}}}, "linear1 of an encoder, or head.hidden"},
+        {{"experts", 0}, "1 to 2147483647"},
+        {{"experts", "2"}, "an integer"},
     };
     for (const auto &[change, part] : cases) {
         CAPTURE(change.first);
@@ -268,12 +304,16 @@ TEST_CASE("parts of a manifest that contradict each other are refused") {
 
 TEST_CASE("another family of models is refused by name") {
     check_refused(refusal_of_manifest("/model/config/temporal_kernel", 9), STAR_UNSUPPORTED, "star-4");
-    check_refused(refusal_of_manifest("/model/config/ranks", {{"head.hidden", 2}}), STAR_UNSUPPORTED, "star-4");
-    check_refused(refusal_of_manifest("/model/config/ranks", 3), STAR_UNSUPPORTED, "star-4");
     check_refused(refusal_of_manifest("/features/channels", 4), STAR_UNSUPPORTED, "star-4");
     Json manifest = tiny_manifest();
     manifest["model"] = {{"name", "ctr-gcn"}, {"config", Json::object()}};
     check_refused(refusal_of(seal(manifest, safetensors(tiny_tensors()))), STAR_UNSUPPORTED, "ctr-gcn");
+}
+
+TEST_CASE("an ensemble is refused with the engine that runs it") {
+    const Refusal refusal = refusal_of_manifest("/model/config/experts", 4);
+    check_refused(refusal, STAR_UNSUPPORTED, "no ensembles; where: manifest.json; found: 4 experts; expected: 1");
+    check_refused(refusal, STAR_UNSUPPORTED, "use the engine onnxruntime");
 }
 
 TEST_CASE("a message is one line whatever a file holds") {
@@ -309,6 +349,10 @@ TEST_CASE("text that is no JSON of ours is refused") {
 }
 
 TEST_CASE("weights that do not fit the configuration are refused") {
+    check_refused(refusal_of_manifest("/model/config/ranks", {{"head.hidden", 2}}), STAR_BAD_FILE,
+                  "no 'head.hidden.first.weight'; expected: F32 [2, 12]");
+    check_refused(refusal_of_manifest("/model/config/widths", {{"layers.0.spatial.linear1", 3}}), STAR_BAD_FILE, "F32 [3]");
+    check_refused(refusal_of_manifest("/model/config/widths", {{"head.hidden", 6}}), STAR_BAD_FILE, "F32 [6]");
     check_refused(refusal_of_tensors([](auto &tensors) { tensors.erase("context.weight"); }), STAR_BAD_FILE,
                   "no 'context.weight'");
     check_refused(refusal_of_tensors([](auto &tensors) { tensors["layers.1.spatial.qkv.weight"] = {{1}, {0.0f}}; }),
@@ -392,7 +436,7 @@ TEST_CASE("calibration tables that cannot be used") {
 
 TEST_CASE("a module that cannot be quantised is refused") {
     Files files = calibrated_files();
-    for (const char *module : {"embedding", "context", "layers.1.spatial.qkv", "nothing"}) {
+    for (const char *module : {"embedding", "context", "head.hidden.first", "layers.1.spatial.qkv", "nothing"}) {
         Json manifest = Json::parse(files.manifest);
         manifest["nodes"]["int8"][module] = "int8";
         check_refused(refusal_of(seal(manifest, files.weights, files.calibration)), STAR_BAD_FILE, "can be quantised");

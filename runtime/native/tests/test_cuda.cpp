@@ -203,6 +203,11 @@ TEST_CASE("what there are no kernels for is refused") {
     check_refused(config_of(65, 3, 2, 8, 2, 1, 8), STAR_PRECISION_FP32, "joints; found: 65");
     check_refused(config_of(2, 3, 2, 1088, 17, 1, 8), STAR_PRECISION_FP32, "width; found: 1088");
     check_refused(config_of(5, 9, 4, 16, 4, 1, 7), STAR_PRECISION_FP32, "hidden layer; found: 7");
+    Config low = config_of(5, 9, 4, 16, 4, 1, 8), wide = low;
+    low.ranks["layers.0.spatial.qkv"] = 3;
+    wide.widths["layers.0.spatial.linear1"] = 8;
+    check_refused(low, STAR_PRECISION_FP32, "low rank; found: 1; expected: none; next: run it on the processor");
+    check_refused(wide, STAR_PRECISION_FP32, "FFN of another width; found: 1");
     check_refused(config_of(5, 9, 4, 16, 4, 1, 8), STAR_PRECISION_BF16, "precision; found: bf16");
     const Config config = config_of(5, 9, 4, 16, 4, 1, 8);
     const auto runner = compile_for_cuda(random_bundle(config, 1), STAR_PRECISION_FP32)->make_runner(1);

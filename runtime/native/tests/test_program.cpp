@@ -27,6 +27,25 @@ std::vector<star_isa> isas() {
     return found;
 }
 
+void check_same_bits(const Program &program, const Batch &batch) {
+    const Config &config = program.config;
+    const std::vector<float> expected = run(*program.make_runner(1), config, batch);
+    for (const int threads : {2, 3, 8}) {
+        const auto runner = program.make_runner(threads);
+        for (int i = 0; i < 3; i++) CHECK(run(*runner, config, batch) == expected);
+    }
+    const auto runner = program.make_runner(2);
+    for (int64_t clip = 0; clip < batch.clips(); clip++) {
+        Batch alone;
+        const int64_t row = config.joints * config.channels;
+        alone.features.assign(batch.features.begin() + batch.cu_seqlens[clip] * row,
+                              batch.features.begin() + batch.cu_seqlens[clip + 1] * row);
+        alone.cu_seqlens.push_back(batch.cu_seqlens[clip + 1] - batch.cu_seqlens[clip]);
+        const std::vector<float> logits = run(*runner, config, alone);
+        CHECK(std::equal(logits.begin(), logits.end(), expected.begin() + clip * config.classes));
+    }
+}
+
 }  // namespace
 
 TEST_CASE("every instruction set and precision equals the reference on odd models") {
@@ -49,28 +68,57 @@ TEST_CASE("every instruction set and precision equals the reference on odd model
     }
 }
 
-TEST_CASE("a clip's logits are the same bits alone, in any batch and with any number of threads") {
-    const Config config = config_of(5, 9, 4, 16, 4, 2, 8);
-    const Bundle bundle = random_bundle(config, 3);
-    const Batch batch = random_batch(config, {40, 1, 0, 70, 8, 300}, 4);
+TEST_CASE("every instruction set and precision equals the reference with layers of low rank and of other widths") {
+    const Config odd = config_of(4, 9, 5, 40, 8, 2, 20), star64 = config_of(25, 9, 60, 64, 8, 1, 128);
+    Config wide = odd, low = odd, latent = odd;
+    wide.widths = thinned(odd).widths;
+    low.ranks = {{"layers.1.spatial.qkv", 40}, {"layers.0.temporal.linear2", 3}, {"head.hidden", 20}};
+    latent.ranks = {{"layers.1.temporal.qkv", 17}};
+    const Config configs[] = {thinned(odd),
+                              wide,
+                              low,
+                              latent,
+                              thinned(star64),
+                              thinned(config_of(5, 3, 3, 6, 2, 1, 7)),
+                              thinned(config_of(3, 9, 2, 5, 1, 2, 5)),
+                              thinned(config_of(2, 3, 17, 16, 16, 1, 33)),
+                              thinned(config_of(2, 3, 1, 1, 1, 1, 1))};
     for (const star_isa isa : isas()) {
-        for (const auto &[precision, tolerance] : kTolerances) {
-            const auto program = compile(bundle, precision, isa);
-            const std::vector<float> expected = run(*program->make_runner(1), config, batch);
-            for (const int threads : {2, 3, 8}) {
-                const auto runner = program->make_runner(threads);
-                for (int i = 0; i < 3; i++) CHECK(run(*runner, config, batch) == expected);
+        for (const Config &config : configs) {
+            const Bundle bundle = random_bundle(config, 1);
+            const Batch batch = random_batch(config, config.joints == 25 ? std::vector<int64_t>{9, 1} : kOddRows, 2);
+            for (const auto &[precision, tolerance] : kTolerances) {
+                CAPTURE(isa);
+                CAPTURE(precision);
+                CAPTURE(config.dim);
+                CAPTURE(config.ranks.size());
+                const auto runner = compile(bundle, precision, isa)->make_runner(2);
+                CHECK(error_of(bundle, batch, run(*runner, config, batch), precision == STAR_PRECISION_INT8) <= tolerance);
             }
-            const auto runner = program->make_runner(2);
-            for (int64_t clip = 0; clip < batch.clips(); clip++) {
-                Batch alone;
-                const int64_t row = config.joints * config.channels;
-                alone.features.assign(batch.features.begin() + batch.cu_seqlens[clip] * row,
-                                      batch.features.begin() + batch.cu_seqlens[clip + 1] * row);
-                alone.cu_seqlens.push_back(batch.cu_seqlens[clip + 1] - batch.cu_seqlens[clip]);
-                const std::vector<float> logits = run(*runner, config, alone);
-                CHECK(std::equal(logits.begin(), logits.end(), expected.begin() + clip * config.classes));
-            }
+        }
+    }
+}
+
+TEST_CASE("each factor is multiplied in its own precision") {
+    const Config config = thinned(config_of(5, 9, 4, 16, 4, 2, 8));
+    Bundle bundle = random_bundle(config, 3);
+    std::erase_if(bundle.quantised, [](const std::string &path) { return path.ends_with(".second") == (path[7] == '0'); });
+    const Batch batch = random_batch(config, {30, 1}, 4);
+    for (const star_isa isa : isas()) {
+        const auto runner = compile(bundle, STAR_PRECISION_INT8, isa)->make_runner(1);
+        const std::vector<float> logits = run(*runner, config, batch);
+        CHECK(error_of(bundle, batch, logits, true) <= 5e-2);
+        CHECK(error_of(bundle, batch, logits, false) > 1e-4);
+    }
+}
+
+TEST_CASE("a clip's logits are the same bits alone, in any batch and with any number of threads") {
+    const Config whole = config_of(5, 9, 4, 16, 4, 2, 8);
+    for (const Config &config : {whole, thinned(whole)}) {
+        const Bundle bundle = random_bundle(config, 3);
+        const Batch batch = random_batch(config, {40, 1, 0, 70, 8, 300}, 4);
+        for (const star_isa isa : isas()) {
+            for (const auto &[precision, tolerance] : kTolerances) check_same_bits(*compile(bundle, precision, isa), batch);
         }
     }
 }

@@ -79,6 +79,25 @@ std::vector<float> logits_of(const Model &model, const Context &context, const s
     return logits;
 }
 
+void check_allocations(const Files &files, star_precision precision) {
+    const Model model = model_of(files, precision);
+    const Context context = context_of(model, 2);
+    const std::vector<float> joints = walk(70);
+    std::vector<float> features(70 * 27), logits(3 * 2);
+    const int64_t lengths[] = {40, 13, 17}, cu_seqlens[] = {0, 40, 53, 70};
+    const auto run = [&](int64_t clips) {
+        star_status status = star_features(model.get(), joints.data(), lengths, clips, 1, features.data());
+        if (status == STAR_OK) status = star_run(context.get(), features.data(), cu_seqlens, clips, logits.data());
+        return status;
+    };
+    REQUIRE(run(3) == STAR_OK);
+    const int64_t before = allocations;
+    for (const int64_t clips : {3, 1, 2, 3}) {
+        if (run(clips) != STAR_OK) FAIL("refused");
+    }
+    CHECK(allocations == before);
+}
+
 }  // namespace
 
 TEST_CASE("versions") {
@@ -203,23 +222,23 @@ TEST_CASE("arguments of a run are checked") {
     check_invalid(star_run(context.get(), features.data(), whole, 1, nullptr), "logits");
 }
 
-TEST_CASE("a run allocates only for more rows or clips than before") {
-    const Model model = model_of(tiny_files());
-    const Context context = context_of(model, 2);
-    const std::vector<float> joints = walk(70);
-    std::vector<float> features(70 * 27), logits(3 * 2);
-    const int64_t lengths[] = {40, 13, 17}, cu_seqlens[] = {0, 40, 53, 70};
-    const auto run = [&](int64_t clips) {
-        star_status status = star_features(model.get(), joints.data(), lengths, clips, 1, features.data());
-        if (status == STAR_OK) status = star_run(context.get(), features.data(), cu_seqlens, clips, logits.data());
-        return status;
+TEST_CASE("factors have precisions") {
+    const Model int8 = model_of(thin_files(), STAR_PRECISION_INT8), bf16 = model_of(thin_files(), STAR_PRECISION_BF16);
+    const auto precision_of = [](const Model &model, const char *module) {
+        const char *precision = star_model_module_precision(model.get(), module);
+        return std::string(precision == nullptr ? "" : precision);
     };
-    REQUIRE(run(3) == STAR_OK);
-    const int64_t before = allocations;
-    for (const int64_t clips : {3, 1, 2, 3}) {
-        if (run(clips) != STAR_OK) FAIL("refused");
-    }
-    CHECK(allocations == before);
+    CHECK(precision_of(int8, "layers.0.temporal.qkv.first") == "int8");
+    CHECK(precision_of(int8, "head.hidden.second") == "int8");
+    CHECK(precision_of(int8, "embedding.second") == "fp32");
+    CHECK(precision_of(int8, "layers.0.temporal.qkv") == "");
+    CHECK(precision_of(bf16, "head.hidden.first") == "fp32");
+}
+
+TEST_CASE("a run allocates only for more rows or clips than before") {
+    check_allocations(tiny_files(), STAR_PRECISION_FP32);
+    for (const star_precision precision : {STAR_PRECISION_FP32, STAR_PRECISION_BF16, STAR_PRECISION_INT8})
+        check_allocations(thin_files(), precision);
 }
 
 TEST_CASE("stages of measured runs are their time, and leave the logits as they are") {

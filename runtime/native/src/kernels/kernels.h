@@ -31,6 +31,8 @@ AlignedFloats allocate_floats(std::size_t count);
 /// Sizes every kernel needs.
 struct Shape {
     int joints, channels, classes, dim, heads, head_dim, layers, hidden;
+    int ffn, rank;  // the largest of any encoder's FFN, of any layer of low rank
+    int latent;     // the largest of any temporal encoder's queries, keys and values, in whole blocks
     int tile_frames;
     int tokens;        // of a tile: joints * tile_frames
     int stride;        // from one channel of a tile to the next: tokens in whole cache lines
@@ -40,17 +42,19 @@ struct Shape {
     std::size_t state_size() const { return state_products() + static_cast<std::size_t>(joints) * padded_dim; }
     std::size_t state_products() const { return static_cast<std::size_t>(joints) * dim * head_dim; }
     std::size_t tile_size() const { return static_cast<std::size_t>(dim) * stride; }
+    std::size_t latent_size() const { return static_cast<std::size_t>(latent) * stride; }
 };
 
 /// A linear layer x W^T + b, packed for the instruction set. All arrays are padded to whole blocks.
 struct Linear {
     int inputs = 0, outputs = 0;
-    AlignedFloats weights;          // packed, of the precision's own layout
-    AlignedFloats bias;             // [outputs]
-    AlignedFloats scale;            // int8: of each output, input's and weight's scale and any folded factor
-    AlignedFloats start;            // int8, as int32: what an output's sum begins with
-    float inverse_input_scale = 0;  // int8: 127 / amax of the input
-    bool low_precision = false;     // multiplied in the program's precision, not in float32
+    AlignedFloats weights;           // packed, of the precision's own layout
+    AlignedFloats bias;              // [outputs]
+    AlignedFloats scale;             // int8: of each output, input's and weight's scale and any folded factor
+    AlignedFloats start;             // int8, as int32: what an output's sum begins with
+    float inverse_input_scale = 0;   // int8: 127 / amax of the input
+    bool low_precision = false;      // multiplied in the program's precision, not in float32
+    std::unique_ptr<Linear> second;  // of low rank: the factor that the outputs of this one go through
 };
 
 struct Norm {
@@ -65,6 +69,7 @@ struct SpatialEncoder {
 };
 
 struct TemporalEncoder {
+    Linear latent;     // of low rank: the factor whose outputs query and key_value take, else without outputs
     Linear query;      // times head_dim^(-1/4)
     Linear key_value;  // token-major: [keys times head_dim^(-1/4), padded | values, padded]
     Norm norm1;
@@ -105,6 +110,7 @@ struct Scratch {
     AlignedFloats a, e;                   // a tile each, rows in whole blocks; `a` three of them, for q, k, v
     AlignedFloats b, c, d;                // a group of tokens each; b also a row of a clip, d a vector a joint
     AlignedFloats packed, packed_hidden;  // activations of a tile, of a group, in the precision of the products
+    AlignedFloats inner, packed_inner;    // between two factors: a group of tokens, or a vector of the head
     AlignedFloats rows;                   // keys and values of one joint [tile_frames][2 * padded_dim]
     AlignedFloats hidden, logits;         // of the head, whole vectors
     Profile profile;
@@ -123,12 +129,13 @@ struct Kernels {
     void (*embed)(const Weights &weights, const float *features, int frames, const float *positions, float *x,
                   Scratch &scratch);
 
-    /// Add keys (x) values and key sums of a layer over the tile's frames to state, or set state where first.
-    void (*add_state)(const Weights &weights, int layer, const float *x, int frames, bool first, float *state,
+    /// Add keys (x) values and key sums of a layer over the tile's frames to state, or set state where first. What its
+    /// temporal encoder's first factor makes of x is left in latent, as the second one takes it.
+    void (*add_state)(const Weights &weights, int layer, const float *x, int frames, bool first, float *state, float *latent,
                       Scratch &scratch);
 
-    /// x = spatial(x) + temporal(x), with the clip's state of the layer.
-    void (*layer)(const Weights &weights, int layer, const float *state, float *x, Scratch &scratch);
+    /// x = spatial(x) + temporal(x), with the clip's state of the layer and what add_state left in latent.
+    void (*layer)(const Weights &weights, int layer, const float *state, const float *latent, float *x, Scratch &scratch);
 
     /// sums [dim][joint] += x over the tile's frames, or = where first.
     void (*add_mean)(const Shape &shape, const float *x, int frames, bool first, float *sums);

@@ -97,6 +97,12 @@ template <class Body>
     for (; token + kLanes <= tokens; token += kLanes) body(token, std::integral_constant<int, 1>());
 }
 
+/// Calls body with a value of the policy that a linear layer was packed for.
+template <class P, class Body>
+inline auto with_policy(const Linear &layer, const Body &body) {
+    return layer.low_precision ? body(P()) : body(Float32());
+}
+
 /// Token-major: out = linear(x) of kRows tokens and C vectors of outputs from `output` on; alone for the reason above.
 template <class P, int C>
 [[gnu::noinline]] void linear_block(const Linear &layer, const typename P::Unit *x, int stride, int output, float *out) {
@@ -194,15 +200,19 @@ class Activations {
         }
     }
 
-    /// Packs what stands in `floats`.
-    void pack(int tokens) const {
+    /// Packs what stands in `floats`: C vectors of tokens from `token` on.
+    template <int C>
+    void pack_columns(int token) const {
         if constexpr (P::packed) {
-            for_token_groups(tokens, [this](int token, auto columns) {
-                put<columns()>(token, [=, this](int channel, int c) {
-                    return load<kLanes>(floats_ + static_cast<std::size_t>(channel) * stride_ + token + c * kLanes);
-                });
+            put<C>(token, [=, this](int channel, int c) {
+                return load<kLanes>(floats_ + static_cast<std::size_t>(channel) * stride_ + token + c * kLanes);
             });
         }
+    }
+
+    /// Packs all that stands in `floats`.
+    void pack(int tokens) const {
+        for_token_groups(tokens, [this](int token, auto columns) { pack_columns<columns()>(token); });
     }
 
    private:
@@ -211,6 +221,24 @@ class Activations {
     int channels_, stride_;
     float inverse_scale_;
 };
+
+/// Channel-major: out = layer(x) of C vectors of tokens, as linear_columns, through both factors where it is of low rank.
+///
+/// Q: what the layer was packed for, where a program's precision is P.
+template <class P, class Q, int C>
+inline void layer_columns(const Linear &layer, const typename Q::Unit *x, int stride, float *out, int out_stride,
+                          Scratch &scratch) {
+    if (!layer.second) return linear_columns<Q, C>(layer, x, stride, out, out_stride);
+    float *inner = scratch.inner.get();
+    linear_columns<Q, C>(layer, x, stride, inner, kGroupTokens);
+    const Linear &second = *layer.second;
+    with_policy<P>(second, [&](auto policy) {
+        using R = decltype(policy);
+        const Activations<R> input(inner, scratch.packed_inner.get(), second.inputs, kGroupTokens, second.inverse_input_scale);
+        input.template pack_columns<C>(0);
+        linear_columns<R, C>(second, input.units(), kGroupTokens, out, out_stride);
+    });
+}
 
 /// Fills `linear` from its source, in units of P.
 template <class P>

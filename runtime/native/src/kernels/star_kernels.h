@@ -17,12 +17,6 @@ struct FrameMask {
     Vector at(int frame) const { return load<kLanes>(values + frame); }
 };
 
-/// Calls body with a value of the policy that a linear layer was packed for.
-template <class P, class Body>
-inline auto with_policy(const Linear &layer, const Body &body) {
-    return layer.low_precision ? body(P()) : body(Float32());
-}
-
 /// Mean and deviation of C vectors of tokens over their channels. Sums are of differences to the first channel: one pass, and
 /// no digits lost however far the mean is from zero.
 template <int C>
@@ -66,8 +60,8 @@ class Normaliser {
 /// An encoder behind its attention: x1 = LN(attended + x), out = LN(x1 + linear2(SiLU(linear1(x1)))) [+ added].
 ///
 /// Vectors of tokens go through all of it one group after the other; what is between has room for a group alone, so that it
-/// stays in the first cache. `out` may be x.
-template <class First, class Second, class Encoder>
+/// stays in the first cache. `out` may be x. First, Second: what linear1 and linear2 were packed for.
+template <class P, class First, class Second, class Encoder>
 inline void encoder_tail(const Shape &shape, const Encoder &encoder, const float *attended, const float *x, const float *added,
                          float *out, Scratch &scratch) {
     const int dim = shape.dim, stride = shape.stride;
@@ -75,12 +69,12 @@ inline void encoder_tail(const Shape &shape, const Encoder &encoder, const float
     Profile &profile = scratch.profile;
     const Activations<First> first_input(residual, scratch.packed.get(), dim, kGroupTokens,
                                          encoder.linear1.inverse_input_scale);
-    const Activations<Second> second_input(hidden, scratch.packed_hidden.get(), dim, kGroupTokens,
+    const Activations<Second> second_input(hidden, scratch.packed_hidden.get(), encoder.linear2.inputs, kGroupTokens,
                                            encoder.linear2.inverse_input_scale);
     const float *gain1 = encoder.norm1.weight.get(), *bias1 = encoder.norm1.bias.get();
     const float *gain2 = encoder.norm2.weight.get(), *bias2 = encoder.norm2.bias.get();
     // captured by value throughout: vector stores may alias anything, and what they may alias would be loaded anew after each
-    for_token_groups(shape.tokens, [=, &encoder, &profile](int token, auto columns) {
+    for_token_groups(shape.tokens, [=, &encoder, &scratch, &profile](int token, auto columns) {
         constexpr int C = columns();
         const auto at = [=](int channel, int c) { return static_cast<std::size_t>(channel) * stride + token + c * kLanes; };
         const auto here = [](int channel, int c) { return channel * kGroupTokens + c * kLanes; };
@@ -101,11 +95,11 @@ inline void encoder_tail(const Shape &shape, const Encoder &encoder, const float
         });
         profile.end(Stage::first_norm);
 
-        linear_columns<First, C>(encoder.linear1, first_input.units(), kGroupTokens, hidden, kGroupTokens);
+        layer_columns<P, First, C>(encoder.linear1, first_input.units(), kGroupTokens, hidden, kGroupTokens, scratch);
         second_input.template put<C>(0, [=](int channel, int c) { return silu(load<kLanes>(hidden + here(channel, c))); });
         profile.end(Stage::first_linear);
 
-        linear_columns<Second, C>(encoder.linear2, second_input.units(), kGroupTokens, sum, kGroupTokens);
+        layer_columns<P, Second, C>(encoder.linear2, second_input.units(), kGroupTokens, sum, kGroupTokens, scratch);
         Moments<C> second_moments;
         for (int channel = 0; channel < dim; channel++) {
 #pragma GCC unroll 8
@@ -308,7 +302,8 @@ struct StarKernels {
         }
         float *embedded = scratch.e.get();
         for_token_groups(shape.tokens, [&](int token, auto columns) {
-            linear_columns<Float32, columns()>(weights.embedding, in + token, shape.stride, embedded + token, shape.stride);
+            layer_columns<P, Float32, columns()>(weights.embedding, in + token, shape.stride, embedded + token, shape.stride,
+                                                 scratch);
         });
         for (int c = 0; c < shape.dim; c++) {
             for (int token = 0; token < shape.tokens; token += kLanes)
@@ -319,15 +314,17 @@ struct StarKernels {
     }
 
     static void add_state(const Weights &weights, int layer, const float *x, int frames, bool first, float *state,
-                          Scratch &scratch) {
+                          float *latent, Scratch &scratch) {
         const Shape &shape = weights.shape;
-        const Linear &key_value = weights.layers[layer].temporal.key_value;
+        const TemporalEncoder &encoder = weights.layers[layer].temporal;
+        const Linear &key_value = encoder.key_value;
         float *keys = scratch.rows.get(), *values = keys + shape.padded_dim;
         const std::size_t row = 2 * shape.padded_dim;
         scratch.profile.begin();
         with_policy<P>(key_value, [&](auto policy) {
             using Q = decltype(policy);
-            const auto *units = packed_input<Q>(shape, key_value, x, scratch);
+            const auto *units = encoder.latent.outputs == 0 ? packed_input<Q>(shape, key_value, x, scratch)
+                                                            : make_latent<Q>(shape, encoder, x, latent, scratch);
             const int padded_dim = shape.padded_dim;
             for (int joint = 0; joint < shape.joints; joint++) {
                 linear_rows<Q>(key_value, units + joint * kTileFrames, shape.stride, keys);
@@ -345,14 +342,14 @@ struct StarKernels {
         });
     }
 
-    static void layer(const Weights &weights, int index, const float *state, float *x, Scratch &scratch) {
+    static void layer(const Weights &weights, int index, const float *state, const float *latent, float *x, Scratch &scratch) {
         const Shape &shape = weights.shape;
         const Layer &layer = weights.layers[index];
         float *qkv = scratch.a.get(), *spatial = scratch.e.get();
         Profile &profile = scratch.profile;
 
         profile.begin();
-        project<false>(shape, layer.spatial.qkv, x, qkv, scratch);
+        project(shape, layer.spatial.qkv, x, qkv, scratch);
         profile.end(Stage::spatial_projection);
         with_block(shape.head_dim, [&](auto block) {
             if (shape.head_dim == block()) {
@@ -365,7 +362,7 @@ struct StarKernels {
         finish(shape, layer.spatial, qkv, x, nullptr, spatial, scratch);
 
         float *query = qkv, *attended = qkv + shape.tile_size();
-        project<true>(shape, layer.temporal.query, x, query, scratch);
+        project_query(shape, layer.temporal, x, latent, query, scratch);
         profile.end(Stage::temporal_projection);
         with_block(shape.head_dim, [&](auto block) { linear_attention<block()>(shape, query, state, attended); });
         profile.end(Stage::linear_attention);
@@ -418,11 +415,12 @@ struct StarKernels {
     }
 
     static void head(const Linear &linear, const float *in, bool with_silu, float *out, Scratch &scratch) {
-        if (linear.low_precision) {
-            multiply_vector<P>(linear, in, with_silu, out, scratch);
-        } else {
-            multiply_vector<Float32>(linear, in, with_silu, out, scratch);
-        }
+        const auto multiply = [&scratch](const Linear &by, const float *from, bool activated, float *to) {
+            with_policy<P>(by, [&](auto policy) { multiply_vector<decltype(policy)>(by, from, activated, to, scratch); });
+        };
+        if (!linear.second) return multiply(linear, in, with_silu, out);
+        multiply(linear, in, false, scratch.inner.get());
+        multiply(*linear.second, scratch.inner.get(), with_silu, out);
     }
 
    private:
@@ -434,16 +432,41 @@ struct StarKernels {
         return input.units();
     }
 
-    /// out = linear(x), channel-major, or phi of it.
-    template <bool kPhi>
+    /// out = linear(x), channel-major.
     static void project(const Shape &shape, const Linear &linear, const float *x, float *out, Scratch &scratch) {
         with_policy<P>(linear, [&](auto policy) {
             using Q = decltype(policy);
             const auto *units = packed_input<Q>(shape, linear, x, scratch);
             for_token_groups(shape.tokens, [&](int token, auto columns) {
+                layer_columns<P, Q, columns()>(linear, units + token, shape.stride, out + token, shape.stride, scratch);
+            });
+        });
+    }
+
+    /// latent = the first factor of x, in the units Q of the second one, which keys and values take now and queries later.
+    template <class Q>
+    static const typename Q::Unit *make_latent(const Shape &shape, const TemporalEncoder &encoder, const float *x,
+                                               float *latent, Scratch &scratch) {
+        float *floats = Q::packed ? scratch.a.get() : latent;
+        project(shape, encoder.latent, x, floats, scratch);
+        const Activations<Q> second_input(floats, latent, encoder.key_value.inputs, shape.stride,
+                                          encoder.key_value.inverse_input_scale);
+        second_input.pack(shape.tokens);
+        return second_input.units();
+    }
+
+    /// out = phi of the queries, channel-major, of x or of its latent.
+    static void project_query(const Shape &shape, const TemporalEncoder &encoder, const float *x, const float *latent,
+                              float *out, Scratch &scratch) {
+        const Linear &query = encoder.query;
+        with_policy<P>(query, [&](auto policy) {
+            using Q = decltype(policy);
+            const auto *units = encoder.latent.outputs == 0 ? packed_input<Q>(shape, query, x, scratch)
+                                                            : reinterpret_cast<const typename Q::Unit *>(latent);
+            for_token_groups(shape.tokens, [&](int token, auto columns) {
                 constexpr int C = columns();
-                linear_columns<Q, C>(linear, units + token, shape.stride, out + token, shape.stride);
-                for (int output = 0; kPhi && output < shape.dim; output++) {
+                linear_columns<Q, C>(query, units + token, shape.stride, out + token, shape.stride);
+                for (int output = 0; output < shape.dim; output++) {
 #pragma GCC unroll 8
                     for (int c = 0; c < C; c++) {
                         float *at = out + static_cast<std::size_t>(output) * shape.stride + token + c * kLanes;
@@ -459,7 +482,7 @@ struct StarKernels {
                        float *out, Scratch &scratch) {
         with_policy<P>(encoder.linear1, [&](auto first) {
             with_policy<P>(encoder.linear2, [&](auto second) {
-                encoder_tail<decltype(first), decltype(second)>(shape, encoder, attended, x, added, out, scratch);
+                encoder_tail<P, decltype(first), decltype(second)>(shape, encoder, attended, x, added, out, scratch);
             });
         });
     }
