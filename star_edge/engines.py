@@ -21,9 +21,8 @@ ENGINES = {
     "tensorrt": "runtime.engines.tensorrt",
     "torch": "star_edge.torch_engine",
 }
-# the default for STAR, and for what that has no kernels for: padded models, and layers of the shapes that these fields of a config give
+# the default for STAR, and for what that has no kernels for: padded models
 DEFAULT_ENGINE, OTHER_DEFAULT_ENGINE = "native", "onnxruntime"
-_RESHAPED = ("ranks", "widths")
 # engines that choose between devices; every other has one, and the name says which
 DEVICES = {"native": ("cpu", "cuda")}
 
@@ -31,8 +30,7 @@ DEVICES = {"native": ("cpu", "cuda")}
 def default_engine(manifest: Manifest) -> str:
     """The engine a bundle runs with where none is named."""
     model = MODELS.get(manifest.model.name)
-    other = model is not None and (model.padded or any(manifest.model.config.get(field) for field in _RESHAPED))
-    return OTHER_DEFAULT_ENGINE if other else DEFAULT_ENGINE
+    return OTHER_DEFAULT_ENGINE if model is not None and model.padded else DEFAULT_ENGINE
 
 
 def open_engine(
@@ -103,7 +101,7 @@ def load(
     Args:
         path: folder ``NAME.star`` or packed ``NAME.star.zip``; every file is compared with its hash.
         engine: ``native``, ``onnxruntime``, ``tensorrt``, for which ``star-edge build`` must have made one, or ``torch``, the reference;
-            default: native, or onnxruntime for padded models, low rank and fewer channels.
+            default: native, or onnxruntime for padded models.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; default: the bundle's default.
         threads: threads of one call; default: the cores this process may use.
         mode: ``packed`` or ``per-clip``; default: the engine's faster one.

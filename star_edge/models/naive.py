@@ -30,9 +30,9 @@ def star(config: StarConfig, weights: Mapping[str, np.ndarray], features: np.nda
     x = segmented_positions(_linear(w, "embedding", flat.reshape(features.shape)), cu_seqlens)
     for layer in range(config.layers):
         spatial, temporal = f"layers.{layer}.spatial", f"layers.{layer}.temporal"
-        qkv = x @ w[f"{spatial}.qkv.weight"].T
+        qkv = _product(w, f"{spatial}.qkv", x)
         one = _rest_of_encoder(w, spatial, x, sparse_attention(qkv, config.edges, config.heads))
-        qkv = x @ w[f"{temporal}.qkv.weight"].T
+        qkv = _product(w, f"{temporal}.qkv", x)
         other = _rest_of_encoder(w, temporal, x, segmented_linear_attention(qkv, cu_seqlens, config.heads))
         x = one + other
     pooled = context_attention(x, w["context.weight"], cu_seqlens)
@@ -46,7 +46,15 @@ def _rest_of_encoder(w: Mapping[str, np.ndarray], path: str, x: np.ndarray, atte
 
 
 def _linear(w: Mapping[str, np.ndarray], path: str, x: np.ndarray) -> np.ndarray:
-    return x @ w[f"{path}.weight"].T + w[f"{path}.bias"]
+    bias = f"{path}.bias" if f"{path}.bias" in w else f"{path}.second.bias"
+    return _product(w, path, x) + w[bias]
+
+
+def _product(w: Mapping[str, np.ndarray], path: str, x: np.ndarray) -> np.ndarray:
+    """x W^T; of low rank, by one factor after the other."""
+    if f"{path}.weight" in w:
+        return x @ w[f"{path}.weight"].T
+    return x @ w[f"{path}.first.weight"].T @ w[f"{path}.second.weight"].T
 
 
 def _norm(w: Mapping[str, np.ndarray], path: str, x: np.ndarray) -> np.ndarray:

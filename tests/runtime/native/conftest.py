@@ -22,7 +22,7 @@ from runtime.packing import cu_seqlens_of
 from runtime.tolerances import TOLERANCES
 from star_edge.models import naive
 from star_edge.models.config import manifest_fields
-from star_edge.models.registry import star_config
+from star_edge.models.registry import build_model, star_config
 from star_edge.models.star import Star, StarConfig
 from star_edge.skeletons import get_skeleton
 
@@ -123,7 +123,7 @@ def random_weights(config: StarConfig, seed: int) -> dict[str, np.ndarray]:
     """A state dict in which every tensor matters: gains and statistics are no ones and zeros."""
     rng = np.random.default_rng(seed)
     weights = {}
-    for name, tensor in Star(config).state_dict().items():
+    for name, tensor in build_model("star-64", config).state_dict().items():
         shape = tuple(tensor.shape)
         if not tensor.is_floating_point():
             weights[name] = tensor.numpy()
@@ -136,7 +136,8 @@ def random_weights(config: StarConfig, seed: int) -> dict[str, np.ndarray]:
 
 def loaded(config: StarConfig, weights: dict[str, np.ndarray]) -> Star:
     """The model in torch."""
-    model = Star(config).eval()
+    model = build_model("star-64", config).eval()
+    assert isinstance(model, Star)
     model.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in weights.items()})
     return model
 

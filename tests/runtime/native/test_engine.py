@@ -39,6 +39,14 @@ INSTRUCTION_SETS = tuple(name for name in _FOUND if name != "cuda")  # of the pr
 ODD_BATCHES = ([1], [0], [0, 0], [0, 3], [3, 0, 5], [65, 7, 33], [1] * 20)
 # an activation half-way between two steps may be rounded either way
 INT8_STEP = 2e-2
+
+
+def ranks(rank: int, layers: int, others: dict[str, int]) -> dict[str, int]:
+    """The rank of every linear layer of the encoders, and of others."""
+    encoders = [f"layers.{layer}.{branch}" for layer in range(layers) for branch in ("spatial", "temporal")]
+    return {f"{path}.{name}": rank for path in encoders for name in ("qkv", "linear1", "linear2")} | others
+
+
 SHAPES: dict[str, dict[str, Any]] = {
     "dim 12": {"dim": 12},
     "dim 5, one head": {"dim": 5, "heads": 1},
@@ -54,6 +62,16 @@ SHAPES: dict[str, dict[str, Any]] = {
     "one class, hidden 1": {"classes": 1, "hidden": 1},
     "joints that see themselves alone": {"edges": tuple((joint, joint) for joint in range(15))},
     "joints that all see each other": {"edges": tuple((i, j) for i in range(15) for j in range(15))},
+    "low rank": {"ranks": ranks(16, 2, {"embedding": 3, "head.hidden": 7, "head.output": 2})},
+    "low rank of rank 1": {"ranks": ranks(1, 2, {"embedding": 1, "head.hidden": 1, "head.output": 1})},
+    "low rank in one layer's queries, keys and values": {"ranks": {"layers.1.temporal.qkv": 5, "layers.0.spatial.qkv": 3}},
+    "low rank, STAR-64, one layer": {
+        "dim": 64,
+        "heads": 8,
+        "layers": 1,
+        "hidden": 128,
+        "ranks": ranks(20, 1, {"head.hidden": 50}),
+    },
 }
 
 
@@ -63,6 +81,13 @@ def fresh_library() -> Any:
     library.load_library.cache_clear()
     yield
     library.load_library.cache_clear()
+
+
+def with_config(bundle: Bundle, path: Path, changes: dict[str, Any]) -> Bundle:
+    """A copy of a bundle with other fields of its configuration."""
+    base = Bundle.open(Path(shutil.copytree(bundle.path, path)))
+    model = msgspec.structs.replace(base.manifest.model, config=base.manifest.model.config | changes)
+    return BundleWriter(path, base=base).commit(msgspec.structs.replace(base.manifest, model=model))
 
 
 def check_answers(made: Any, rows: np.ndarray, cu_seqlens: np.ndarray, threads: int) -> None:
@@ -220,6 +245,49 @@ def test_the_report_says_what_runs(small: Any) -> None:
     assert chosen.threads == len(os.sched_getaffinity(0))
 
 
+def test_the_report_has_both_factors_of_a_layer_of_low_rank(make: Callable[..., Any]) -> None:
+    made = make(ranks={"layers.1.spatial.qkv": 4, "embedding": 2})
+    nodes = open_engine(made.bundle, precision="int8").report().nodes
+    assert nodes.keys() == made.bundle.manifest.nodes["int8"].keys()
+    assert (nodes["layers.1.spatial.qkv.first"], nodes["layers.1.spatial.qkv.second"]) == ("int8", "int8")
+    assert (nodes["embedding.first"], nodes["embedding.second"]) == ("fp32", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ranks": {"layers.0.spatial.qkv": 0}}, "1 to 16"),
+        ({"ranks": {"layers.0.spatial.qkv": 17}}, "1 to 16"),
+        ({"ranks": {"layers.2.spatial.qkv": 4}}, "the path of a linear layer"),
+        ({"ranks": {"layers.0.spatial.attention": 4}}, "the path of a linear layer"),
+        ({"widths": {"layers.0.spatial.linear2": 4}}, "linear1 of an encoder, or head.hidden"),
+        ({"widths": {"head.hidden": -1}}, "1 to 65536"),
+        ({"widths": 8}, "an object"),
+    ],
+)
+def test_ranks_and_widths_that_no_layer_can_have(small: Any, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match="configuration cannot be used") as caught:
+        open_engine(with_config(small.bundle, tmp_path / "bad.star", changes))
+    assert message in str(caught.value.expected)
+
+
+def test_ranks_and_widths_of_other_weights(small: Any, tmp_path: Path) -> None:
+    for index, changes in enumerate(({"ranks": {"layers.0.spatial.qkv": 4}}, {"widths": {"head.hidden": 25}})):
+        with pytest.raises(InputError, match=r"lacks a tensor|another type or shape") as caught:
+            open_engine(with_config(small.bundle, tmp_path / f"{index}.star", changes))
+        assert caught.value.expected in ("F32 [4, 16]", "F32 [25]")
+
+
+def test_an_ensemble_is_for_onnxruntime(small: Any, tmp_path: Path) -> None:
+    with pytest.raises(MismatchError, match="no ensembles") as caught:
+        open_engine(with_config(small.bundle, tmp_path / "several.star", {"experts": 2}))
+    assert caught.value.found == "2 experts"
+    assert "onnxruntime" in str(caught.value.hint)
+    rows, cu_seqlens = small.batch(9)
+    one = open_engine(with_config(small.bundle, tmp_path / "one.star", {"experts": 1}), threads=1)
+    np.testing.assert_array_equal(one.run(rows, cu_seqlens), open_engine(small.bundle, threads=1).run(rows, cu_seqlens))
+
+
 def test_mixed_precision_is_the_bundles(small: Any, tmp_path: Path) -> None:
     path = Path(shutil.copytree(small.bundle.path, tmp_path / "mixed.star"))
     base = Bundle.open(path)
@@ -268,12 +336,8 @@ def test_a_model_the_library_does_not_know(tiny_bundle: Path) -> None:
 
 def test_a_joint_without_edges_is_refused(small: Any, tmp_path: Path) -> None:
     """As exports refuse it: to attend to nothing has no meaning in a masked softmax."""
-    path = Path(shutil.copytree(small.bundle.path, tmp_path / "alone.star"))
-    base = Bundle.open(path)
-    config = base.manifest.model.config | {"edges": [[i, i] for i in range(14)]}
-    model = msgspec.structs.replace(base.manifest.model, config=config)
     with pytest.raises(InputError, match="configuration cannot be used") as caught:
-        open_engine(BundleWriter(path, base=base).commit(msgspec.structs.replace(base.manifest, model=model)))
+        open_engine(with_config(small.bundle, tmp_path / "alone.star", {"edges": [[i, i] for i in range(14)]}))
     assert caught.value.found is not None
     assert "joint 14 without an edge" in caught.value.found
 
