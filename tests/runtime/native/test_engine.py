@@ -62,6 +62,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "one class, hidden 1": {"classes": 1, "hidden": 1},
     "joints that see themselves alone": {"edges": tuple((joint, joint) for joint in range(15))},
     "joints that all see each other": {"edges": tuple((i, j) for i in range(15) for j in range(15))},
+    "fewer channels": {"widths": {"layers.0.spatial.linear1": 3, "layers.1.temporal.linear1": 1, "head.hidden": 5}},
+    "fewer channels of low rank": {
+        "widths": {"layers.0.spatial.linear1": 7, "head.hidden": 5},
+        "ranks": {"layers.0.spatial.linear1": 2, "layers.0.spatial.linear2": 3, "head.hidden": 2, "head.output": 2},
+    },
     "low rank": {"ranks": ranks(16, 2, {"embedding": 3, "head.hidden": 7, "head.output": 2})},
     "low rank of rank 1": {"ranks": ranks(1, 2, {"embedding": 1, "head.hidden": 1, "head.output": 1})},
     "low rank in one layer's queries, keys and values": {"ranks": {"layers.1.temporal.qkv": 5, "layers.0.spatial.qkv": 3}},
