@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -19,6 +19,7 @@ class StarConfig(msgspec.Struct, frozen=True):
         hidden: width of the classification head.
         dropout: after attention and in the FFN. attention_dropout: on spatial attention weights. head_dropout: in the head.
         ranks: path of a linear layer -> rank of the two factors that stand for it, ``<path>.first`` and ``<path>.second``.
+        experts: models of this shape whose logits are averaged, at the paths ``experts.0`` and so on where there are several.
     """
 
     joints: int
@@ -33,6 +34,7 @@ class StarConfig(msgspec.Struct, frozen=True):
     attention_dropout: float = 0.0
     head_dropout: float = 0.0
     ranks: dict[str, int] = {}
+    experts: Positive = 1
 
 
 class PaddedConfig(msgspec.Struct, frozen=True):
@@ -48,6 +50,7 @@ class PaddedConfig(msgspec.Struct, frozen=True):
             ST-GCN++ for hands that PYSKL publishes has six.
         dropout: in the way of the model's authors.
         ranks: as of :class:`StarConfig`, of convolutions too.
+        experts: as of :class:`StarConfig`.
     """
 
     joints: int
@@ -62,3 +65,15 @@ class PaddedConfig(msgspec.Struct, frozen=True):
     growth: tuple[Positive, ...] = ()
     dropout: float = 0.0
     ranks: dict[str, int] = {}
+    experts: Positive = 1
+
+
+def expert_paths(config: StarConfig | PaddedConfig) -> list[str]:
+    """What the paths in each expert begin with; nothing where the model is no ensemble."""
+    return [""] if config.experts == 1 else [f"experts.{number}." for number in range(config.experts)]
+
+
+def plain_config(config: StarConfig | PaddedConfig) -> dict[str, Any]:
+    """A config in plain containers, as it was before there were ensembles where the model is none: readers count the fields."""
+    fields: dict[str, Any] = msgspec.to_builtins(config)
+    return {name: value for name, value in fields.items() if name != "experts" or value > 1}
