@@ -31,7 +31,7 @@ def default_engine(manifest: Manifest) -> str:
     """The engine a bundle runs with where none is named."""
     model = MODELS.get(manifest.model.name)
     config = manifest.model.config
-    other = model is not None and (model.padded or bool(config.get("ranks")) or "experts" in config)
+    other = model is not None and (model.padded or bool(config.get("ranks")) or config.get("experts", 1) != 1)
     return OTHER_DEFAULT_ENGINE if other else DEFAULT_ENGINE
 
 
