@@ -24,7 +24,7 @@ from runtime.errors import InputError
 from runtime.files import sha256_of
 from runtime.manifest import GOLDEN, WEIGHTS, Manifest, ModelEntry, OpEntry, Source, TrainedRanges, model_file
 from star_edge import __version__
-from star_edge.models.config import StarConfig, plain_config
+from star_edge.models.config import StarConfig, manifest_fields
 from star_edge.models.rounded import DTYPES, Rounded, rounded
 from star_edge.models.star import Star
 from star_edge.training.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
@@ -202,7 +202,7 @@ def _manifest(
     data, config = checkpoint.data, checkpoint.model.config
     return Manifest(
         star_edge_version=__version__,
-        model=ModelEntry(checkpoint.model.name, plain_config(config)),
+        model=ModelEntry(checkpoint.model.name, manifest_fields(config)),
         skeleton=checkpoint.skeleton,
         features=checkpoint.features,
         class_names=checkpoint.class_names,

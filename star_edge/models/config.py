@@ -73,7 +73,7 @@ def expert_paths(config: StarConfig | PaddedConfig) -> list[str]:
     return [""] if config.experts == 1 else [f"experts.{number}." for number in range(config.experts)]
 
 
-def plain_config(config: StarConfig | PaddedConfig) -> dict[str, Any]:
-    """A config in plain containers, as it was before there were ensembles where the model is none: readers count the fields."""
+def manifest_fields(config: StarConfig | PaddedConfig) -> dict[str, Any]:
+    """A config in plain containers as a bundle keeps it: without one expert, since older readers know of none and count the fields."""
     fields: dict[str, Any] = msgspec.to_builtins(config)
     return {name: value for name, value in fields.items() if name != "experts" or value > 1}

@@ -21,7 +21,7 @@ from runtime.clip import Clip
 from runtime.errors import GateError, InputError, MismatchError
 from runtime.skeleton import Skeleton
 from star_edge.data import Dataset
-from star_edge.models.config import plain_config
+from star_edge.models.config import manifest_fields
 from star_edge.models.registry import build_model, model_config, registered
 from star_edge.training.batches import AugmentedBatches, Batch, most_persons
 from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, load_torch, save_checkpoint, save_torch
@@ -235,7 +235,7 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """What has to be equal for a run to be the continuation of another."""
         return {
-            "model": {"name": self.model_entry.name, "config": plain_config(self.model_entry.config)},
+            "model": {"name": self.model_entry.name, "config": manifest_fields(self.model_entry.config)},
             "seed": self.seed,
             "recipe": msgspec.to_builtins(self.recipe),
             "data": msgspec.to_builtins(self.task.data),

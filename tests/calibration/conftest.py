@@ -80,7 +80,7 @@ def make_bundle(small_data: Path, tmp_path: Path) -> Callable[..., Path]:
 
         from exporters.onnx.golden import make_golden
         from exporters.onnx.graph import build_model, node_precisions
-        from star_edge.models.config import plain_config
+        from star_edge.models.config import manifest_fields
         from star_edge.models.star import Star, StarConfig
 
         config = StarConfig(SKELETON.num_joints, 9, len(CLASSES), SKELETON.edges(), dim=16, heads=2, layers=1, hidden=24)
@@ -96,7 +96,7 @@ def make_bundle(small_data: Path, tmp_path: Path) -> Callable[..., Path]:
         meta = Dataset.open(small_data).meta
         manifest = Manifest(
             star_edge_version="0.1.0",
-            model=ModelEntry("star-64", plain_config(config)),
+            model=ModelEntry("star-64", manifest_fields(config)),
             skeleton=SKELETON,
             features=FeatureRecipe(),
             class_names=CLASSES,

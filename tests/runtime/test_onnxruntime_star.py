@@ -16,7 +16,7 @@ from runtime.golden import Golden
 from runtime.manifest import Manifest, ModelEntry, OpEntry
 from runtime.packing import cu_seqlens_of, pack, unpack
 from runtime.tolerances import TOLERANCES, relative_error
-from star_edge.models.config import plain_config
+from star_edge.models.config import manifest_fields
 from star_edge.models.registry import star_config
 from star_edge.models.star import Star
 from star_edge.skeletons import get_skeleton
@@ -50,7 +50,7 @@ def bundle(star: Star, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return writer.commit(
         Manifest(
             star_edge_version="0",
-            model=ModelEntry("star-64", plain_config(config)),
+            model=ModelEntry("star-64", manifest_fields(config)),
             skeleton=get_skeleton("nite15"),
             features=FeatureRecipe(),
             class_names=tuple("abcdef"),

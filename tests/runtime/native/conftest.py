@@ -21,7 +21,7 @@ from runtime.manifest import CALIBRATION, GOLDEN, WEIGHTS, Manifest, ModelEntry,
 from runtime.packing import cu_seqlens_of
 from runtime.tolerances import TOLERANCES
 from star_edge.models import naive
-from star_edge.models.config import plain_config
+from star_edge.models.config import manifest_fields
 from star_edge.models.registry import star_config
 from star_edge.models.star import Star, StarConfig
 from star_edge.skeletons import get_skeleton
@@ -83,7 +83,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         writer.add(WEIGHTS, save(weights))
         manifest = Manifest(
             star_edge_version="0",
-            model=ModelEntry("star-64", plain_config(config)),
+            model=ModelEntry("star-64", manifest_fields(config)),
             skeleton=layout,
             features=FeatureRecipe(channels=channels, centre=centre),
             class_names=tuple(f"class {index}" for index in range(classes)),

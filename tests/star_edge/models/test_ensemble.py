@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from runtime.errors import InputError  # noqa: E402
-from star_edge.models.config import StarConfig, expert_paths, plain_config  # noqa: E402
+from star_edge.models.config import StarConfig, expert_paths, manifest_fields  # noqa: E402
 from star_edge.models.ensemble import Ensemble, experts_of  # noqa: E402
 from star_edge.models.padded import Padding  # noqa: E402
 from star_edge.models.registry import build_model, model_config, parse_config  # noqa: E402
@@ -74,10 +74,10 @@ def test_clips_are_padded_once() -> None:
 def test_a_config_says_nothing_of_experts_where_there_are_none() -> None:
     """What reads a bundle elsewhere knows the fields of one model."""
     config = ensemble("star-64").config
-    assert plain_config(config)["experts"] == 3
+    assert manifest_fields(config)["experts"] == 3
     alone = msgspec.structs.replace(config, experts=1)
-    assert "experts" not in plain_config(alone)
-    assert parse_config("star-64", plain_config(alone)) == alone
+    assert "experts" not in manifest_fields(alone)
+    assert parse_config("star-64", manifest_fields(alone)) == alone
     assert list(experts_of(build_model("star-64", alone))) == expert_paths(alone) == [""]
 
 
@@ -87,4 +87,4 @@ def test_ranks_and_numbers_that_are_none_are_refused() -> None:
         build_model("star-64", msgspec.structs.replace(config, ranks={"experts.0.head.hidden": 2}))
     for wrong in (0, -1, 1.5):
         with pytest.raises(msgspec.ValidationError):
-            msgspec.convert({**plain_config(config), "experts": wrong}, StarConfig)
+            msgspec.convert({**manifest_fields(config), "experts": wrong}, StarConfig)
