@@ -21,7 +21,7 @@ ENGINES = {
     "tensorrt": "runtime.engines.tensorrt",
     "torch": "star_edge.torch_engine",
 }
-# the default for STAR, and for what that has no kernels for: padded models
+# the default for STAR, and for what that has no kernels for: padded models and ensembles
 DEFAULT_ENGINE, OTHER_DEFAULT_ENGINE = "native", "onnxruntime"
 # engines that choose between devices; every other has one, and the name says which
 DEVICES = {"native": ("cpu", "cuda")}
@@ -30,7 +30,9 @@ DEVICES = {"native": ("cpu", "cuda")}
 def default_engine(manifest: Manifest) -> str:
     """The engine a bundle runs with where none is named."""
     model = MODELS.get(manifest.model.name)
-    return OTHER_DEFAULT_ENGINE if model is not None and model.padded else DEFAULT_ENGINE
+    config = manifest.model.config
+    other = model is not None and (model.padded or config.get("experts", 1) != 1)
+    return OTHER_DEFAULT_ENGINE if other else DEFAULT_ENGINE
 
 
 def open_engine(
@@ -101,7 +103,7 @@ def load(
     Args:
         path: folder ``NAME.star`` or packed ``NAME.star.zip``; every file is compared with its hash.
         engine: ``native``, ``onnxruntime``, ``tensorrt``, for which ``star-edge build`` must have made one, or ``torch``, the reference;
-            default: native, or onnxruntime for padded models.
+            default: native, or onnxruntime for padded models and ensembles.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; default: the bundle's default.
         threads: threads of one call; default: the cores this process may use.
         mode: ``packed`` or ``per-clip``; default: the engine's faster one.

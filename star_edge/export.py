@@ -24,7 +24,7 @@ from runtime.errors import InputError
 from runtime.files import sha256_of
 from runtime.manifest import GOLDEN, WEIGHTS, Manifest, ModelEntry, OpEntry, Source, TrainedRanges, model_file
 from star_edge import __version__
-from star_edge.models.config import manifest_fields
+from star_edge.models.config import StarConfig, manifest_fields
 from star_edge.models.rounded import DTYPES, Rounded, rounded
 from star_edge.models.star import Star
 from star_edge.training.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
@@ -188,9 +188,10 @@ def _lower(
     model: Model, weights: dict[str, np.ndarray], precisions: tuple[Base, ...]
 ) -> tuple[dict[Base, onnx.ModelProto], Lowering]:
     """The graph of each precision: ours for STAR, torch.onnx's for a padded model."""
-    if isinstance(model, Star):
-        config = model.config
+    config = model.config
+    if isinstance(config, StarConfig):
         return {name: build_model(config, weights, name) for name in precisions}, StarLowering(config, lambda: weights)
+    assert not isinstance(model, Star)
     graphs: dict[Base, onnx.ModelProto] = {name: trace(model, name) for name in precisions}
     return graphs, TracedLowering(graphs)
 

@@ -7,6 +7,8 @@ dict. Weights of matrix products are stored transposed, [in, out], as MatMul tak
 Precision is explicit: an ``fp16`` graph casts down behind the input normalisation and up again around each float32 island
 (LayerNorm; softmax, sums and means inside the function bodies) and at the logits. An ``int8`` graph puts QuantizeLinear and
 DequantizeLinear on the input and the weight of each quantised module, over an fp32 or fp16 remainder.
+
+An ensemble is its experts side by side, with ``experts.0.`` and so on in front of all their names, and a float32 mean of their logits.
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ from exporters.onnx.functions import CONTEXT, DOMAIN, LINEAR, OPSET, POSITIONS, 
 from exporters.onnx.nodes import FLOAT_TYPES, NodeList
 from exporters.onnx.qdq import quantised_input, quantised_weight
 from runtime.errors import InputError, MismatchError
+from star_edge.models.config import expert_paths
 
 if TYPE_CHECKING:
-    from star_edge.models.star import StarConfig
+    from star_edge.models.config import StarConfig
 
 IR_VERSION = 10
 Precision = Literal["fp32", "fp16", "int8"]
@@ -45,7 +48,8 @@ FLOAT_REASONS = {
 def quantised_modules(config: StarConfig) -> list[str]:
     """Module paths that an int8 graph quantises: QKV and FFN of every encoder and both head layers."""
     inner = [f"{encoder}.{name}" for encoder in _encoders(config) for name in ("qkv", "linear1", "linear2")]
-    return [part for module in (*inner, "head.hidden", "head.output") for part in _factors(config, module)]
+    modules = [part for module in (*inner, "head.hidden", "head.output") for part in _factors(config, module)]
+    return [f"{expert}{module}" for expert in expert_paths(config) for module in modules]
 
 
 def recorded_tensors(config: StarConfig) -> dict[str, str]:
@@ -78,7 +82,7 @@ def recorded_tensors(config: StarConfig) -> dict[str, str]:
     }
     for module in config.ranks:
         table |= {f"{module}.first.in": table.pop(f"{module}.in"), f"{module}.second.in": f"{module}.first.out"}
-    return table
+    return {f"{expert}{key}": f"{expert}{value}" for expert in expert_paths(config) for key, value in table.items()}
 
 
 def node_precisions(
@@ -93,6 +97,7 @@ def node_precisions(
     for module in config.ranks:
         table |= dict.fromkeys(_factors(config, module), table.pop(module))
     table["input_norm"] = "fp32"
+    table = {f"{expert}{module}": stored for expert in expert_paths(config) for module, stored in table.items()}
     if precision == "int8":
         table |= dict.fromkeys(quantised_modules(config) if quantised is None else quantised, "int8")
     return dict(sorted(table.items()))
@@ -149,14 +154,10 @@ class _Graph:
         self.float_dtype = helper.tensor_dtype_to_np_dtype(FLOAT_TYPES[base])
 
     def build(self) -> ModelProto:
-        config = self.config
-        x = self._stem()
-        for layer in range(config.layers):
-            path = f"layers.{layer}"
-            spatial = self._encoder(x, f"{path}.spatial", SPARSE, [])
-            temporal = self._encoder(x, f"{path}.temporal", LINEAR, ["cu_seqlens"])
-            x = self.nodes.add("Add", [spatial, temporal], f"{path}.out", name=path)
-        self._head(x)
+        config, experts = self.config, expert_paths(self.config)
+        logits = [self._expert(expert) for expert in experts]
+        if len(experts) > 1:
+            self.nodes.add("Mean", logits, "logits", name="mean")
         graph = helper.make_graph(
             self.nodes.nodes,
             "star",
@@ -175,22 +176,32 @@ class _Graph:
             producer_name="star-edge",
         )
 
-    def _stem(self) -> str:
+    def _expert(self, expert: str) -> str:
+        """A whole model, or one of an ensemble, with ``expert`` in front of its names; its logits, in float32."""
+        x = self._stem(expert)
+        for layer in range(self.config.layers):
+            path = f"{expert}layers.{layer}"
+            spatial = self._encoder(x, f"{path}.spatial", SPARSE, [])
+            temporal = self._encoder(x, f"{path}.temporal", LINEAR, ["cu_seqlens"])
+            x = self.nodes.add("Add", [spatial, temporal], f"{path}.out", name=path)
+        return self._head(x, expert)
+
+    def _stem(self, expert: str) -> str:
         """Input normalisation in float32, as one multiplication and one addition, then embedding and positions."""
         config = self.config
-        count = config.joints * config.channels
+        count, norm = config.joints * config.channels, f"{expert}input_norm"
         gain, bias, mean, variance = (
-            self._weight(f"input_norm.{name}", (count,)).astype(np.float64)
+            self._weight(f"{norm}.{name}", (count,)).astype(np.float64)
             for name in ("weight", "bias", "running_mean", "running_var")
         )
         scale = gain / np.sqrt(variance + 1e-5)
         shape = (config.joints, config.channels)
-        self.initializers["input_norm.scale"] = scale.reshape(shape).astype(np.float32)
-        self.initializers["input_norm.shift"] = (bias - mean * scale).reshape(shape).astype(np.float32)
-        x = self.nodes.add("Mul", ["features", "input_norm.scale"], "input_norm.scaled", name="input_norm")
-        x = self._lower("input_norm", lambda out: self.nodes.add("Add", [x, "input_norm.shift"], out, name="input_norm.add"))
-        x = self._linear(x, "embedding", config.channels, config.dim)
-        return self._star(POSITIONS, [x, "cu_seqlens"], "positions")
+        self.initializers[f"{norm}.scale"] = scale.reshape(shape).astype(np.float32)
+        self.initializers[f"{norm}.shift"] = (bias - mean * scale).reshape(shape).astype(np.float32)
+        x = self.nodes.add("Mul", ["features", f"{norm}.scale"], f"{norm}.scaled", name=norm)
+        x = self._lower(norm, lambda out: self.nodes.add("Add", [x, f"{norm}.shift"], out, name=f"{norm}.add"))
+        x = self._linear(x, f"{expert}embedding", config.channels, config.dim)
+        return self._star(POSITIONS, [x, "cu_seqlens"], f"{expert}positions")
 
     def _encoder(self, x: str, path: str, op: str, extra: list[str]) -> str:
         """x1 = LN(x + attention(qkv(x))); LN(x1 + linear2(SiLU(linear1(x1))))."""
@@ -203,17 +214,17 @@ class _Graph:
         inner = self._linear(inner, f"{path}.linear2", width, dim)
         return self._norm(self._residual(x, inner, f"{path}.residual2"), f"{path}.norm2")
 
-    def _head(self, x: str) -> None:
-        config = self.config
-        self._float_initializer("context.weight", self._weight("context.weight", (config.dim, config.dim)))
-        x = self._star(CONTEXT, [x, "context.weight", "cu_seqlens"], "context")
-        x = self.nodes.add("Flatten", [x], "context.flat", axis=1)
-        width = config.widths.get("head.hidden", config.hidden)
-        x = self._silu(self._linear(x, "head.hidden", config.joints * config.dim, width), "head.activation")
-        logits = "logits" if self.base == "fp32" else "head.output.out"
-        x = self._linear(x, "head.output", width, config.classes, output=logits)
-        if x != "logits":
-            self.nodes.cast(x, TensorProto.FLOAT, "logits")
+    def _head(self, x: str, expert: str) -> str:
+        config, context, head = self.config, f"{expert}context", f"{expert}head"
+        weight = f"{context}.weight"
+        self._float_initializer(weight, self._weight(weight, (config.dim, config.dim)))
+        x = self._star(CONTEXT, [x, weight, "cu_seqlens"], context)
+        x = self.nodes.add("Flatten", [x], f"{context}.flat", axis=1)
+        width = config.widths.get(f"{head}.hidden", config.hidden)
+        x = self._silu(self._linear(x, f"{head}.hidden", config.joints * config.dim, width), f"{head}.activation")
+        named = "" if expert else "logits"  # of an ensemble, whose logits are the mean, as any other module's
+        x = self._linear(x, f"{head}.output", width, config.classes, output=named if self.base == "fp32" else "")
+        return x if self.base == "fp32" else self.nodes.cast(x, TensorProto.FLOAT, named or f"{expert}logits")
 
     def _star(self, op: str, inputs: list[str], path: str) -> str:
         return self.nodes.add(op, inputs, f"{path}.out", name=path, domain=DOMAIN, **attributes(op, self.config))

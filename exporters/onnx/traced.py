@@ -30,6 +30,7 @@ from exporters.onnx.qdq import quantised_input, quantised_weight
 from runtime.errors import InputError, MismatchError
 
 if TYPE_CHECKING:
+    from star_edge.models.ensemble import Ensemble
     from star_edge.models.padded import PaddedModel
 
 # operators with a weight, and the axis of the weight's output channels: a convolution's, and x W as MatMul takes it
@@ -41,17 +42,21 @@ _LEAST_CHANNELS = 16
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def trace(model: PaddedModel, precision: Base = "fp32") -> ModelProto:
-    """Export a padded model in eval mode; the same weights give the same bytes."""
+def trace(model: PaddedModel | Ensemble, precision: Base = "fp32") -> ModelProto:
+    """Export a padded model, or an ensemble of them, in eval mode; the same weights give the same bytes."""
     import torch
 
     from star_edge.compression.low_rank import FACTORABLE
+    from star_edge.models.config import PaddedConfig
+    from star_edge.models.ensemble import experts_of
 
     traced = copy.deepcopy(model).eval()
     if precision == "fp16":
         traced.half()
-        traced.input_norm.float()
+        for expert in experts_of(traced).values():
+            expert.input_norm.float()
     config = model.config
+    assert isinstance(config, PaddedConfig)
     example = torch.zeros(config.frames + 3, config.joints, config.channels)
     example[config.frames :, :, -1] = 1
     lengths = torch.tensor([0, config.frames - 1, config.frames + 3], dtype=torch.int32)
@@ -84,7 +89,7 @@ class TracedLowering:
 
     def __init__(self, models: Mapping[Base, ModelProto]) -> None:
         self._models = models
-        self._modules = list(_products(models["fp32"]))
+        self._modules, self._norms = list(_products(models["fp32"])), _input_norms(models["fp32"])
         self._products = _wide_products(models["fp32"])
 
     @property
@@ -99,15 +104,14 @@ class TracedLowering:
 
     def node_precisions(self, precision: str, base: Base = "fp32", quantised: Collection[str] | None = None) -> dict[str, str]:
         """Module path -> precision its weights and arithmetic are stored in, for the bundle's manifest."""
-        table = dict.fromkeys(self._modules, base if precision == "int8" else precision)
-        table["input_norm"] = "fp32"
+        table = dict.fromkeys(self._modules, base if precision == "int8" else precision) | dict.fromkeys(self._norms, "fp32")
         if precision == "int8":
             table |= dict.fromkeys(self._products if quantised is None else quantised, "int8")
         return dict(sorted(table.items()))
 
     def float_reason(self, module: str) -> str:
         """Why a module outside ``quantised_modules`` keeps its float type."""
-        if module == "input_norm":
+        if module in self._norms:
             return "float32 normalisation of raw joints"
         return f"a convolution of fewer than {_LEAST_CHANNELS} channels: nothing to gain"
 
@@ -155,6 +159,12 @@ def _products(model: ModelProto) -> dict[str, NodeProto]:
     return {
         node.name: node for node in model.graph.node if node.op_type in _WEIGHTED and node.input[1].endswith(_WEIGHT_SUFFIX)
     }
+
+
+def _input_norms(model: ModelProto) -> list[str]:
+    """Module paths of the input normalisations: one, or one of each expert."""
+    operator = ".batchnormalization"
+    return [node.name.removesuffix(operator) for node in model.graph.node if node.name.endswith(f"input_norm{operator}")]
 
 
 def _wide_products(model: ModelProto) -> dict[str, NodeProto]:

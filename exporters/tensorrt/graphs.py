@@ -126,7 +126,8 @@ class _Surrounded:
     def __init__(self, model: ModelProto, ranges: Mapping[str, float], ops: frozenset[str]) -> None:
         self.model, self.ranges, self.ops = _copy(model), ranges, ops
         self.scales = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.float_type = self.scales["context.weight"].data_type
+        # of any expert's weight that int8 leaves alone
+        self.float_type = next(x.data_type for name, x in self.scales.items() if name.endswith("context.weight"))
 
     def with_pairs(self) -> ModelProto:
         """Float ops: a pair before them and one behind."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from star_edge.models.config import PaddedConfig, StarConfig
 
 
 def macs(config: StarConfig, rows: Sequence[int]) -> int:
-    """All MACs of clips with the given rows. Additions alone, exponentials and divisions are not counted."""
+    """All MACs of clips with the given rows, of all experts. Additions alone, exponentials and divisions are not counted."""
     per_row = linear_macs(config) + spatial_macs(config) + temporal_macs(config) + gate_macs(config)
-    return sum(rows) * per_row + len(rows) * head_macs(config)
+    return config.experts * (sum(rows) * per_row + len(rows) * head_macs(config))
 
 
 def padded_macs(name: str, config: PaddedConfig) -> int:
@@ -24,16 +26,17 @@ def padded_macs(name: str, config: PaddedConfig) -> int:
     from star_edge.models.registry import build_model
 
     with torch.device("meta"), torch.no_grad():
-        model = build_model(name, config).to("meta").eval()  # constants made of numpy's arrays are not there yet
+        alone = msgspec.structs.replace(config, experts=1)
+        model = build_model(name, alone).to("meta").eval()  # constants made of numpy's arrays are not there yet
         assert isinstance(model, PaddedModel)
         with FlopCounterMode(display=False) as counter:
             padded = torch.zeros(1, config.persons, config.frames, config.joints, config.channels - 1)
             model.classify(model.normalised(padded))
-    return counter.get_total_flops() // 2
+    return config.experts * (counter.get_total_flops() // 2)
 
 
 def linear_macs(config: StarConfig) -> int:
-    """Embedding, and QKV (3 d²) and FFN (2 d²) of both branches of each layer, per row."""
+    """Embedding, and QKV (3 d²) and FFN (2 d²) of both branches of each layer, per row; here and below of one expert."""
     branches = [f"layers.{layer}.{branch}" for layer in range(config.layers) for branch in ("spatial", "temporal")]
     inside = sum(_encoder_macs(config, path) for path in branches)
     return config.joints * (_product(config, "embedding", config.channels, config.dim) + inside)

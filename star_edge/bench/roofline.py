@@ -221,12 +221,16 @@ def _predict(board: Board, state: State, precision: Precision, workload: str, wo
 
 def _config(bundle: Bundle) -> StarConfig:
     try:
-        return msgspec.convert(bundle.manifest.model.config, StarConfig)
+        config = msgspec.convert(bundle.manifest.model.config, StarConfig)
+        if config.experts == 1:
+            return config
+        found = f"an ensemble of {config.experts}"
     except msgspec.ValidationError as error:
-        raise MismatchError(
-            f"what the model '{bundle.manifest.model.name}' computes is not known",
-            where=bundle.path,
-            found=str(error),
-            expected="a STAR model",
-            hint="star-edge bench measures it",
-        ) from None
+        found = str(error)
+    raise MismatchError(
+        f"what the model '{bundle.manifest.model.name}' computes is not known",
+        where=bundle.path,
+        found=found,
+        expected="a STAR model",
+        hint="star-edge bench measures it",
+    )

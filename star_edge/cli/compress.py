@@ -5,16 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from runtime.errors import InputError
 from star_edge.cli.common import Output, common_options
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from star_edge.compression.ensemble_checkpoint import EnsembleReport
     from star_edge.compression.judging import EngineTimes
     from star_edge.compression.low_rank_checkpoint import LowRankReport, Policy
     from star_edge.compression.sparse_checkpoint import SparseReport
@@ -28,6 +31,7 @@ def command() -> None:
     star-edge compress lowrank ckpt.pt --params 0.5 --finetune 20
     star-edge compress sparse ckpt.pt --sparsity 0.9 --finetune 20
     star-edge compress sparse ckpt.pt --pattern channel --sparsity 0.5 --finetune 20
+    star-edge compress ensemble ckpt.pt --finetune 100
     """
 
 
@@ -46,6 +50,30 @@ def _timing(latency: str, output: Output) -> Callable[[Path, Path], tuple[Engine
     return functools.partial(engine_times, say=output.console.print)
 
 
+def training_options(out: str, epochs: str, required: bool = False) -> Callable[[Function], Function]:
+    """Options of what trains a checkpoint into a smaller one; ``epochs`` says what --finetune is for."""
+    options = (
+        click.option("--finetune", "epochs", type=click.IntRange(min=1), metavar="EPOCHS", required=required, help=epochs),
+        click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Largest learning rate of --finetune."),
+        click.option("--distill", is_flag=True, help="Learn from CHECKPOINT's answers, too, in --finetune."),
+        click.option("--data", type=click.Path(path_type=Path),
+                     help="Dataset; the one the checkpoint was trained on if left out."),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+                     help="Where --finetune trains; auto: a GPU where there is one."),
+        click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path(out), show_default=True,
+                     help="Folder for ckpt.pt and, with --finetune, last.pt."),
+        click.option("--resume", is_flag=True, help="Continue the interrupted training in --out."),
+        click.option("--force", is_flag=True, help="Replace what is in --out."),
+    )  # fmt: skip
+
+    def add(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
 @command.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--rank", type=click.IntRange(min=1), help="The same rank for every layer that it makes smaller.")
@@ -56,17 +84,8 @@ def _timing(latency: str, output: Output) -> Callable[[Path, Path], tuple[Engine
 @click.option("--macs", type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Share of the multiply-accumulates of layers that is left, given likewise.")  # fmt: skip
 @click.option("--kernels", is_flag=True, help="Convolutions over several frames or joints as well, unfolded.")
-@click.option("--finetune", "epochs", type=click.IntRange(min=1), metavar="EPOCHS", help="Train on for so many epochs.")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Largest learning rate of --finetune.")
-@click.option("--distill", is_flag=True, help="Learn from CHECKPOINT's answers, too, in --finetune.")
-@click.option("--data", type=click.Path(path_type=Path), help="Dataset; the one the checkpoint was trained on if left out.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-              help="Where --finetune trains; auto: a GPU where there is one.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/lowrank"), show_default=True,
-              help="Folder for ckpt.pt and, with --finetune, last.pt.")  # fmt: skip
+@training_options("runs/lowrank", "Train on for so many epochs.")
 @_LATENCY
-@click.option("--resume", is_flag=True, help="Continue the interrupted fine-tuning in --out.")
-@click.option("--force", is_flag=True, help="Replace what is in --out.")
 @common_options
 def lowrank(
     checkpoint: Path,
@@ -223,18 +242,11 @@ def _gain(report: LowRankReport | SparseReport) -> str:
 )
 @click.option("--ramp", type=click.IntRange(min=0), default=0, show_default=True,
               help="Epochs of a generator in which the sparsity then rises.")  # fmt: skip
-@click.option("--finetune", "epochs", type=click.IntRange(min=1), metavar="EPOCHS",
-              help="Train for so many epochs: under the masks, with fewer channels, in each round of tickets, or the generator.")  # fmt: skip
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Largest learning rate of --finetune.")
-@click.option("--distill", is_flag=True, help="Learn from CHECKPOINT's answers, too, in --finetune.")
-@click.option("--data", type=click.Path(path_type=Path), help="Dataset; the one the checkpoint was trained on if left out.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-              help="Where --finetune trains; auto: a GPU where there is one.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/sparse"), show_default=True,
-              help="Folder for ckpt.pt and, with --finetune, last.pt.")  # fmt: skip
+@training_options(
+    "runs/sparse",
+    "Train for so many epochs: under the masks, with fewer channels, in each round of tickets, or the generator.",
+)
 @_LATENCY
-@click.option("--resume", is_flag=True, help="Continue the interrupted training in --out.")
-@click.option("--force", is_flag=True, help="Replace what is in --out.")
 @common_options
 def sparse(
     checkpoint: Path,
@@ -298,7 +310,12 @@ def _check_sparse(method: str, pattern: str, sparsity: float | None, epochs: int
         raise click.UsageError(f"--method {method} trains: say for how long with --finetune")
     if method != "generator" and (warmup or ramp):
         raise click.UsageError("--warmup and --ramp belong to --method generator")
-    if method == "generator" and epochs is not None and warmup + max(1, ramp) > epochs:
+    if method == "generator" and epochs is not None:
+        _check_schedule(warmup, ramp, epochs)
+
+
+def _check_schedule(warmup: int, ramp: int, epochs: int) -> None:
+    if warmup + max(1, ramp) > epochs:
         raise click.UsageError(f"--warmup and --ramp leave none of the {epochs} epochs at the full sparsity")
 
 
@@ -326,6 +343,104 @@ def _show_sparse(report: SparseReport, output: Output) -> None:
     output.console.print(_gain(report), soft_wrap=True)
     output.console.print(
         f"{report.checkpoint}: {report.of_model:.0%} of all parameters are {'gone' if report.channels else 'zero'}; "
+        f"next: star-edge evaluate {report.checkpoint}, then star-edge export --fp16 {report.checkpoint}",
+        soft_wrap=True,
+    )
+
+
+def _levels(context: click.Context, parameter: click.Parameter, text: str) -> tuple[float, ...]:
+    try:
+        levels = tuple(float(level) for level in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is no list of numbers.") from None
+    if len(levels) < 2 or not all(0 < level < 1 for level in levels):
+        raise click.BadParameter(f"'{text}' is not two or more sparsities between 0 and 1.")
+    return levels
+
+
+@command.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--levels", callback=_levels, default="0.6,0.8,0.95,0.99", show_default=True,
+              help="Share of the weights of inner layers that goes, in each expert; these leave 0.66 of one dense model's.")  # fmt: skip
+@click.option("--scope", type=click.Choice(["network", "layer"]), default="layer", show_default=True,
+              help="Where scores are compared: in a whole expert, or in each layer of STAR, each block of another model.")  # fmt: skip
+@click.option("--warmup", type=click.IntRange(min=0), default=0, show_default=True, help="Epochs without masks.")
+@click.option("--ramp", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Epochs in which the sparsity then rises.")  # fmt: skip
+@training_options("runs/ensemble", "Train the experts for so many epochs, from nothing.", required=True)
+@common_options
+def ensemble(
+    checkpoint: Path,
+    levels: tuple[float, ...],
+    scope: Literal["network", "layer"],
+    warmup: int,
+    ramp: int,
+    epochs: int,
+    lr: float | None,
+    distill: bool,
+    data: Path | None,
+    device: Literal["auto", "cpu", "cuda"],
+    out: Path,
+    resume: bool,
+    force: bool,
+    output: Output,
+) -> None:
+    """Several sparse models whose logits are averaged, trained together: CHECKPOINT to runs/ensemble/ckpt.pt.
+
+    CHECKPOINT says what they look like and how they are trained; its weights are not used. The report has each expert's
+    parameters and val accuracy, all that is left beside one dense model, bytes in sparse forms, and eager PyTorch's latency.
+    """
+    from star_edge.cli.train import run_with_progress
+    from star_edge.compression.ensemble_checkpoint import compress_ensemble
+    from star_edge.compression.judging import FineTuning
+    from star_edge.training.parallel import Group, device_of
+    from star_edge.training.sparse import Schedule
+
+    _check_schedule(warmup, ramp, epochs)
+    _refuse_to_replace(out, resume, force)
+    report = compress_ensemble(
+        checkpoint,
+        out,
+        Schedule(levels, scope, warmup, ramp),
+        data=data,
+        tuning=FineTuning(epochs, lr, distill, resume),
+        seed=output.seed,
+        group=Group(device=device_of(device)),
+        run=lambda trainer: run_with_progress(trainer, output),
+    )
+    output.document(report)
+    _show_ensemble(report, output)
+
+
+def _show_ensemble(report: EnsembleReport, output: Output) -> None:
+    from rich.table import Table
+
+    before, after, number = report.before, report.after, len(report.experts)
+    rows = [("dense", 0.0, before.parameters, before.top1)]
+    rows += [(f"expert {index}", one.sparsity, one.parameters, one.top1) for index, one in enumerate(report.experts)]
+    rows += [("ensemble", 1 - report.of_dense / number, sum(one.parameters for one in report.experts), after.top1)]
+    experts = Table("", "masked", "parameters left", "of one dense", f"val top-1 of {report.validation_clips}")
+    for name, sparsity, parameters, top1 in rows:
+        share, accuracy = parameters / before.parameters, "-" if top1 is None else f"{top1:.1%}"
+        experts.add_row(name, f"{sparsity:.1%}", f"{parameters:,}", f"{share:.2f}", accuracy)
+    output.console.print(experts)
+    sizes = Table("", "one dense", "ensemble", "ratio")
+    for form, size in report.stored.items():
+        dense = 4 * before.parameters
+        sizes.add_row(f"parameters as {form}, MB", f"{dense / 1e6:.2f}", f"{size / 1e6:.2f}", f"{size / dense:.2f}")
+    for what, one, all_ in (
+        ("MMAC of layers, 1x300", before.macs / 1e6, after.macs / 1e6),
+        ("eager PyTorch, ms, 1x300", before.torch_ms, after.torch_ms),
+    ):
+        sizes.add_row(what, f"{one:,.1f}", f"{all_:,.1f}", f"{all_ / one:.2f}")
+    output.console.print(sizes)
+    output.console.print(
+        f"masks save no time by themselves: the ensemble costs as many dense multiplications as {number} dense models, "
+        f"one for each expert, though {report.of_dense:.2f} of one's masked weights are left",
+        soft_wrap=True,
+    )
+    output.console.print(
+        f"{report.checkpoint}: {number} experts; "
         f"next: star-edge evaluate {report.checkpoint}, then star-edge export --fp16 {report.checkpoint}",
         soft_wrap=True,
     )

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from runtime.errors import InputError
-from runtime.files import sha256_of
 from star_edge.bench.workloads import parse_workload
 from star_edge.compression.judging import (
     WORKLOAD,
@@ -30,6 +29,7 @@ from star_edge.compression.judging import (
 )
 from star_edge.compression.low_rank import Matrix, Moments, candidates, decompose, energies, input_moments, relative_errors
 from star_edge.compression.ranks import budget_ranks, count_applications, energy_ranks, fixed_ranks, measured_sensitivity
+from star_edge.compression.retraining import Retraining, load_start
 from star_edge.training.batches import packed_batches
 from star_edge.training.checkpoint import (
     Checkpoint,
@@ -38,12 +38,10 @@ from star_edge.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from star_edge.training.distillation import Teacher
 from star_edge.training.evaluate import FRAMES_PER_BATCH
 from star_edge.training.fine_tuning import FineTuner
 from star_edge.training.loop import Task
 from star_edge.training.parallel import ALONE, Group
-from star_edge.training.recipe import FINE_TUNING, continued_recipe
 
 # the classifier, and what brings raw joints in: a few channels wide, and every later layer sees its error
 _LEFT_WHOLE = ("output", "embedding")
@@ -122,8 +120,9 @@ def compress_low_rank(
 
     Raises InputError (a checkpoint that cannot be used, a target out of reach, no data to fine-tune on), MismatchError.
     """
-    start = load_checkpoint(path)
-    _check(start, path, out)
+    start = load_start(path, out)
+    if start.model.config.ranks:
+        raise InputError("the model has low rank already", where=path, hint="begin with the checkpoint it was made from")
     model = build_from_checkpoint(start)
     task = recorded_task(start, path, data, required=tuning.epochs > 0, verb="compress lowrank")
     judge = None if task is None else Judge(task, start)
@@ -140,13 +139,8 @@ def compress_low_rank(
     out.mkdir(parents=True, exist_ok=True)
     written = out / "ckpt.pt"
     if tuning.epochs:
-        assert task is not None
-        recipe = continued_recipe(start.recipe, start.features, FINE_TUNING, epochs=tuning.epochs, lr=tuning.lr)
-        teacher = Teacher(path, group.device) if tuning.distil else None
-        trainer = FineTuner(task, cut, sha256_of(path), recipe, out, seed, teacher, group)
-        if tuning.resume:
-            trainer.resume()
-        run(trainer)
+        training = Retraining(start, path, task, tuning, seed, group, run)
+        training.train(FineTuner, cut, training.on(), out)
     else:
         save_checkpoint(cut, written)
     found = load_checkpoint(written)
@@ -172,13 +166,6 @@ def compress_low_rank(
         validation_clips=0 if task is None else len(task.validation),
         engines=time_engines(path, written),
     )
-
-
-def _check(start: Checkpoint, path: Path, out: Path) -> None:
-    if start.model.config.ranks:
-        raise InputError("the model has low rank already", where=path, hint="begin with the checkpoint it was made from")
-    if path.resolve() == (out / "ckpt.pt").resolve():
-        raise InputError("the checkpoint to begin with would be overwritten", where=path, hint="another --out")
 
 
 def _moments(model: nn.Module, task: Task, start: Checkpoint, seed: int) -> Moments:

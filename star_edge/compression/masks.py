@@ -6,7 +6,7 @@ A mask is a boolean tensor of its weight's shape, True for what stays, and is kn
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, TypeAlias
 
 import torch
@@ -139,6 +139,12 @@ def stored_bytes(weight: Tensor) -> dict[str, int]:
         "bitmap": math.ceil(weight.numel() / 8) + 4 * kept,
         "csr": (4 + (2 if columns <= 2**16 else 4)) * kept + 4 * (len(weight) + 1),
     }
+
+
+def stored_forms(weights: Iterable[Tensor], others: int) -> dict[str, int]:
+    """Bytes of weights by form, and ``others`` beside them that are never masked."""
+    each = [stored_bytes(weight) for weight in weights]
+    return {form: others + sum(sizes[form] for sizes in each) for form in ("dense", "bitmap", "csr")}
 
 
 def density(weight: Tensor) -> float:

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from runtime.errors import InputError
-from runtime.files import sha256_of
 from star_edge.bench.workloads import parse_workload
 from star_edge.compression.channels import pairs, shrink, strongest
 from star_edge.compression.judging import (
@@ -28,17 +27,16 @@ from star_edge.compression.judging import (
     recorded_task,
     size_of,
 )
-from star_edge.compression.masks import Masks, Scope, apply_masks, density, make_masks, maskable, stored_bytes, weights_of
+from star_edge.compression.masks import Masks, Scope, apply_masks, density, make_masks, maskable, stored_forms, weights_of
 from star_edge.compression.pruning import Tickets
 from star_edge.compression.ranks import count_applications
+from star_edge.compression.retraining import Retraining, load_start
 from star_edge.models.registry import MODELS, build_model, model_config
 from star_edge.skeletons import NTU25
 from star_edge.training.checkpoint import Checkpoint, ModelEntry, build_from_checkpoint, load_checkpoint, save_checkpoint
-from star_edge.training.distillation import Teacher
 from star_edge.training.fine_tuning import FineTuner
-from star_edge.training.loop import Task
 from star_edge.training.parallel import ALONE, Group
-from star_edge.training.recipe import FINE_TUNING, Recipe, continued_recipe
+from star_edge.training.recipe import FINE_TUNING
 from star_edge.training.sparse import GeneratorTrainer, MaskedTrainer, Schedule
 
 Method: TypeAlias = Literal["magnitude", "tickets", "generator"]
@@ -141,15 +139,13 @@ def compress_sparse(
 
     Raises InputError (a checkpoint that cannot be used, no data to train on), MismatchError.
     """
-    start = load_checkpoint(path)
-    if path.resolve() == (out / "ckpt.pt").resolve():
-        raise InputError("the checkpoint to begin with would be overwritten", where=path, hint="another --out")
+    start = load_start(path, out)
     task = recorded_task(start, path, data, required=tuning.epochs > 0, verb="compress sparse")
     judge = None if task is None else Judge(task, start)
     model = build_from_checkpoint(start)
     if asked.pattern == "channel":
         _check_channels(start, model, path)
-    maker = _Maker(start, path, out, asked, task, tuning, seed, group, say, run)
+    maker = _Maker(Retraining(start, path, task, tuning, seed, group, run), out, asked, say)
     out.mkdir(parents=True, exist_ok=True)
     cut = maker.make(model, judge)
     written = out / "ckpt.pt"
@@ -161,21 +157,8 @@ def compress_sparse(
 class _Maker:
     """Makes the sparse checkpoint by one of the methods."""
 
-    def __init__(
-        self,
-        start: Checkpoint,
-        path: Path,
-        out: Path,
-        asked: Asked,
-        task: Task | None,
-        tuning: FineTuning,
-        seed: int,
-        group: Group,
-        say: Callable[[str], None],
-        run: Callable[[FineTuner], object],
-    ) -> None:
-        self.start, self.path, self.out, self.asked, self.task = start, path, out, asked, task
-        self.tuning, self.seed, self.group, self.say, self.run = tuning, seed, group, say, run
+    def __init__(self, training: Retraining, out: Path, asked: Asked, say: Callable[[str], None]) -> None:
+        self.training, self.out, self.asked, self.say = training, out, asked, say
 
     def make(self, model: nn.Module, judge: Judge | None) -> float | None:
         """Write the checkpoint; val accuracy of the cut model before training, where there is such."""
@@ -185,17 +168,19 @@ class _Maker:
         if self.asked.method == "tickets":
             self._draw_tickets()
             return None
+        training = self.training
         cut = copy.deepcopy(model)
         entry, masks = self._narrow(cut) if self.asked.pattern == "channel" else self._mask(cut)
         top1 = None if judge is None else judge.accuracy(cut)
         state = {name: tensor.clone() for name, tensor in cut.state_dict().items()}
-        metrics = {**self.start.metrics, "validation_accuracy": top1}
-        begun = msgspec.structs.replace(self.start, model=entry, state_dict=state, metrics=metrics, quantisation=None)
-        if not self.tuning.epochs:
+        metrics = {**training.start.metrics, "validation_accuracy": top1}
+        begun = msgspec.structs.replace(training.start, model=entry, state_dict=state, metrics=metrics, quantisation=None)
+        if not training.tuning.epochs:
             save_checkpoint(begun, self.out / "ckpt.pt")
-            return top1
-        arguments = self._begin(begun, self.out, self._fine_tuning())
-        self._train(MaskedTrainer(*arguments, **self._with(), masks=masks) if masks else FineTuner(*arguments, **self._with()))
+        elif masks:
+            training.train(MaskedTrainer, begun, training.on(), self.out, masks=masks)
+        else:
+            training.train(FineTuner, begun, training.on(), self.out)
         return top1
 
     def _mask(self, model: nn.Module) -> tuple[ModelEntry, Masks]:
@@ -203,28 +188,30 @@ class _Maker:
         assert self.asked.pattern != "channel"
         masks = make_masks(self.asked.pattern, weights_of(maskable(model)), self.asked.sparsity, self.asked.ranked)
         apply_masks(model, masks)
-        return self.start.model, masks
+        return self.training.start.model, masks
 
     def _narrow(self, model: nn.Module) -> tuple[ModelEntry, Masks]:
         """Take the weakest hidden channels out, in place; of the smaller model nothing is masked."""
-        entry = self.start.model
+        entry = self.training.start.model
         widths = shrink(model, strongest(model, self.asked.sparsity, self.asked.ranked))
         if not widths:
-            raise InputError("no channel goes", where=self.path, found=f"sparsity {self.asked.sparsity:g}", expected="more")
+            raise InputError(
+                "no channel goes", where=self.training.path, found=f"sparsity {self.asked.sparsity:g}", expected="more"
+            )
         return ModelEntry(entry.name, msgspec.structs.replace(entry.config, widths={**entry.config.widths, **widths})), {}
 
     def _generate(self) -> None:
-        asked = self.asked
-        schedule = Schedule(asked.sparsity, "network" if asked.scope == "network" else "block", asked.warmup, asked.ramp)
-        self._train(GeneratorTrainer(*self._begin(self.start, self.out, self._own()), **self._with(), schedule=schedule))
+        asked, training = self.asked, self.training
+        schedule = Schedule((asked.sparsity,), asked.scope, asked.warmup, asked.ramp)
+        training.train(GeneratorTrainer, training.start, training.anew(), self.out, schedule=schedule)
 
     def _draw_tickets(self) -> None:
-        asked, start = self.asked, self.start
+        asked, training, start = self.asked, self.training, self.training.start
         config, tuned = start.model.config, start.recipe.get("name") == FINE_TUNING["name"]
         if "seed" not in start.recipe or tuned or config.ranks or config.widths:
             raise InputError(
                 "tickets go back to the weights that the model began with, which are not known",
-                where=self.path,
+                where=training.path,
                 expected="a checkpoint that star-edge train made from nothing",
                 hint="--method magnitude",
             )
@@ -237,32 +224,10 @@ class _Maker:
             last = tickets.finished
             folder = self.out if last else self.out / f"round-{tickets.round}"
             self.say(f"round {tickets.round} of {asked.rounds}: {tickets.sparsity_after(tickets.round):.1%} are gone")
-            trainer = MaskedTrainer(*self._begin(begun, folder, self._own()), **self._with(), masks=tickets.masks)
-            self._train(trainer)
+            training.train(MaskedTrainer, begun, training.anew(), folder, masks=tickets.masks)
             if last:
                 return
             tickets.prune(load_checkpoint(folder / "ckpt.pt").state_dict)
-
-    def _begin(self, start: Checkpoint, folder: Path, recipe: Recipe) -> tuple[Task, Checkpoint, str, Recipe, Path, int]:
-        assert self.task is not None
-        return self.task, start, sha256_of(self.path), recipe, folder, self.seed
-
-    def _with(self) -> dict[str, Any]:
-        return {"teacher": Teacher(self.path, self.group.device) if self.tuning.distil else None, "group": self.group}
-
-    def _fine_tuning(self) -> Recipe:
-        tuning = self.tuning
-        return continued_recipe(self.start.recipe, self.start.features, FINE_TUNING, epochs=tuning.epochs, lr=tuning.lr)
-
-    def _own(self) -> Recipe:
-        """The recipe of the checkpoint, for training from the beginning."""
-        tuning = self.tuning
-        return continued_recipe(self.start.recipe, self.start.features, {}, epochs=tuning.epochs, lr=tuning.lr)
-
-    def _train(self, trainer: FineTuner) -> None:
-        if self.tuning.resume and (trainer.out / "last.pt").exists():
-            trainer.resume()
-        self.run(trainer)
 
 
 def _check_channels(start: Checkpoint, model: nn.Module, path: Path) -> None:
@@ -342,7 +307,7 @@ def _zeros(after: nn.Module, pattern: SparsePattern) -> dict[str, Any]:
         "of_model": zeros / parameters,
         "layers": tuple(SparseLayer(name, tuple(weight.shape), density(weight)) for name, weight in weights.items()),
         "channels": (),
-        "stored": _stored(list(weights.values()), 4 * (parameters - masked), pattern),
+        "stored": _stored(weights, 4 * (parameters - masked), pattern),
     }
 
 
@@ -354,11 +319,10 @@ def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _stored(weights: list[torch.Tensor], others: int, pattern: SparsePattern) -> dict[str, int]:
+def _stored(weights: dict[str, torch.Tensor], others: int, pattern: SparsePattern) -> dict[str, int]:
     """Bytes by form of storage; ``others`` are those of what is never masked."""
-    each = [stored_bytes(weight) for weight in weights]
-    found = {form: others + sum(sizes[form] for sizes in each) for form in ("dense", "bitmap", "csr")}
+    found = stored_forms(weights.values(), others)
     if pattern == "2:4":
-        kept = sum(int(weight.count_nonzero()) for weight in weights)
+        kept = sum(int(weight.count_nonzero()) for weight in weights.values())
         found["2:4"] = others + 4 * kept + -(-kept // 4)
     return found

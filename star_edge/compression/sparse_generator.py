@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 from runtime.errors import InputError
 from star_edge.compression.masks import EXCLUDED, Masks, maskable
 
-Scope: TypeAlias = Literal["network", "block"]
+Scope: TypeAlias = Literal["network", "layer"]
 
 
 class SparseWeight(nn.Module):
@@ -126,7 +126,7 @@ def attach(
 
     Args:
         sparsity: share of these weights that is masked in the end.
-        scope: whether all scores share a threshold, or those of each block (a layer of STAR, a block of a padded model) have one.
+        scope: whether all scores share a threshold, or those of each layer of STAR, each block of a padded model, have one.
         warmup: epochs in which nothing is masked. ramp: epochs after them in which the sparsity rises.
         excluded: as for :func:`star_edge.compression.masks.maskable`.
     """

@@ -20,6 +20,7 @@ class StarConfig(msgspec.Struct, frozen=True):
         dropout: after attention and in the FFN. attention_dropout: on spatial attention weights. head_dropout: in the head.
         ranks: path of a linear layer -> rank of the two factors that stand for it, ``<path>.first`` and ``<path>.second``.
         widths: path of a layer in front of an activation -> channels behind it, where they are fewer than the fields above say.
+        experts: models of this shape whose logits are averaged, at the paths ``experts.0`` and so on where there are several.
     """
 
     joints: int
@@ -35,6 +36,7 @@ class StarConfig(msgspec.Struct, frozen=True):
     head_dropout: float = 0.0
     ranks: dict[str, int] = {}
     widths: dict[str, int] = {}
+    experts: Positive = 1
 
 
 class PaddedConfig(msgspec.Struct, frozen=True):
@@ -50,6 +52,7 @@ class PaddedConfig(msgspec.Struct, frozen=True):
             ST-GCN++ for hands that PYSKL publishes has six.
         dropout: in the way of the model's authors.
         ranks, widths: as of :class:`StarConfig`, ranks of convolutions too.
+        experts: as of :class:`StarConfig`.
     """
 
     joints: int
@@ -65,11 +68,19 @@ class PaddedConfig(msgspec.Struct, frozen=True):
     dropout: float = 0.0
     ranks: dict[str, int] = {}
     widths: dict[str, int] = {}
+    experts: Positive = 1
+
+
+def expert_paths(config: StarConfig | PaddedConfig) -> list[str]:
+    """What the paths in each expert begin with; nothing where the model is no ensemble."""
+    return [""] if config.experts == 1 else [f"experts.{number}." for number in range(config.experts)]
 
 
 def manifest_fields(config: StarConfig | PaddedConfig) -> dict[str, Any]:
-    """A config in plain containers as a bundle keeps it: without empty ``widths``, which older readers do not know."""
+    """A config in plain containers as a bundle keeps it.
+
+    Without empty ``widths`` and without one expert: older readers know of neither, and count the fields.
+    """
     fields: dict[str, Any] = msgspec.to_builtins(config)
-    if not config.widths:
-        del fields["widths"]
-    return fields
+    later = {"widths": {}, "experts": 1}
+    return {name: value for name, value in fields.items() if name not in later or value != later[name]}

@@ -73,7 +73,7 @@ class PaddedModel(nn.Module, abc.ABC):
         super().__init__()
         self.config = config
         self.coordinates = config.channels - 1
-        self.padding = Padding(config)
+        self.padding: nn.Module = Padding(config)  # an ensemble does it once for all
         persons = config.persons if together else 1
         self.input_norm = nn.BatchNorm1d(persons * config.joints * self.coordinates)
         self.dropout = nn.Dropout(config.dropout)

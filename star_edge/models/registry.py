@@ -18,10 +18,11 @@ from star_edge.models.config import PaddedConfig, StarConfig
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
     from runtime.skeleton import Skeleton
+    from star_edge.models.ensemble import Ensemble
     from star_edge.models.padded import PaddedModel
     from star_edge.models.star import Star
 
-    Model: TypeAlias = Star | PaddedModel
+    Model: TypeAlias = Star | PaddedModel | Ensemble
 
 ModelConfig: TypeAlias = StarConfig | PaddedConfig
 
@@ -150,9 +151,24 @@ def config_of(bundle: Bundle) -> ModelConfig:
 
 
 def build_model(name: str, config: ModelConfig) -> Model:
-    """A freshly initialised model."""
+    """A freshly initialised model, or an ensemble of them where the config has several experts."""
+    if config.experts == 1:
+        return _build_alone(name, config)
+    from star_edge.models.ensemble import Ensemble
+
+    if reshaped := {**config.ranks, **config.widths}:
+        raise InputError(
+            "an ensemble has no layers of low rank or with fewer channels",
+            found=", ".join(reshaped),
+            expected="experts, or ranks and widths",
+        )
+    alone = msgspec.structs.replace(config, experts=1)
+    return Ensemble(config, [_build_alone(name, alone) for _ in range(config.experts)])
+
+
+def _build_alone(name: str, config: ModelConfig) -> Star | PaddedModel:
     entry = registered(name)
-    model: Model = getattr(importlib.import_module(f"star_edge.models.{entry.module}"), entry.model)(config)
+    model: Star | PaddedModel = getattr(importlib.import_module(f"star_edge.models.{entry.module}"), entry.model)(config)
     if config.widths:
         from star_edge.compression.channels import narrow
 

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from star_edge.models.ensemble import Ensemble, experts_of
 from star_edge.models.star import Encoder, Layer, SpatialAttention, Star
-from star_edge.models.watching import Watch
+from star_edge.models.watching import Watch, below, watched
 from star_edge.ops.segmented_linear_attention.packed import segmented_linear_attention
 from star_edge.ops.segmented_positions.packed import segmented_positions
 from star_edge.ops.segments import clip_of_row, segment_mean
@@ -67,6 +68,8 @@ def rounded(model: Model, precision: str) -> Rounded:
     """The rounding reference of a model, for ``fp16`` or ``bf16``."""
     if isinstance(model, Star):
         return RoundedStar(model, precision)
+    if isinstance(model, Ensemble):
+        return RoundedEnsemble(model, precision)
     from star_edge.models.rounded_padded import RoundedPadded
 
     return RoundedPadded(model, precision)
@@ -84,6 +87,24 @@ class RoundedStar(Rounded):
     @torch.no_grad()
     def __call__(self, features: Tensor, cu_seqlens: Tensor, watch: Watch | None = None) -> Tensor:
         return _Run(self, cu_seqlens, watch or (lambda path, tensor: None)).logits(features)
+
+
+class RoundedEnsemble(Rounded):
+    """Of an ensemble: its experts rounded, the mean of their logits in float32. ``model``: left as it is."""
+
+    def __init__(self, model: Ensemble, precision: str) -> None:
+        super().__init__(precision)
+        self.model = model
+        self.experts = {path: rounded(expert, precision) for path, expert in experts_of(model).items()}
+        self.weights = {f"{path}{name}": x for path, expert in self.experts.items() for name, x in expert.weights.items()}
+
+    @torch.no_grad()
+    def __call__(self, features: Tensor, cu_seqlens: Tensor, watch: Watch | None = None) -> Tensor:
+        clips = self.model.padding(features, cu_seqlens)
+        logits = torch.stack([expert(clips, cu_seqlens, below(path, watch)) for path, expert in self.experts.items()])
+        with watched(self.model, watch):
+            mean: Tensor = self.model.mean(logits)
+        return mean
 
 
 class _Run:

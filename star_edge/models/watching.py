@@ -29,3 +29,8 @@ def watched(model: nn.Module, watch: Watch | None) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def below(path: str, watch: Watch | None) -> Watch | None:
+    """A watch of a part of a model, whose paths begin with ``path``."""
+    return None if watch is None else lambda inner, output: watch(f"{path}{inner}", output)

@@ -190,11 +190,12 @@ def _check_weights(checkpoint: Checkpoint, path: Path) -> None:
     if isinstance(config, PaddedConfig) and (config.bones, config.root) != (skeleton.bones, skeleton.root):
         raise InputError("checkpoint contradicts itself", where=path, found="a model for other bones", expected=skeleton.name)
     # a model of millions of layers is not built to find that out
-    if isinstance(config, StarConfig) and config.layers > len(checkpoint.state_dict):
+    layers = config.experts * (config.layers if isinstance(config, StarConfig) else 1)
+    if layers > len(checkpoint.state_dict):
         raise InputError(
             "checkpoint has fewer weights than layers",
             where=path,
-            found=f"{len(checkpoint.state_dict)} weights, {config.layers} layers",
+            found=f"{len(checkpoint.state_dict)} weights, {layers} layers",
             expected="several weights a layer",
         )
     try:

@@ -21,6 +21,7 @@ from runtime.clip import Clip
 from runtime.errors import GateError, InputError, MismatchError
 from runtime.skeleton import Skeleton
 from star_edge.data import Dataset
+from star_edge.models.config import manifest_fields
 from star_edge.models.registry import build_model, model_config, registered
 from star_edge.training.batches import AugmentedBatches, Batch, most_persons
 from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, load_torch, save_checkpoint, save_torch
@@ -227,7 +228,7 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """What has to be equal for a run to be the continuation of another."""
         return {
-            "model": msgspec.to_builtins(self.model_entry),
+            "model": {"name": self.model_entry.name, "config": manifest_fields(self.model_entry.config)},
             "seed": self.seed,
             "recipe": msgspec.to_builtins(self.recipe),
             "data": msgspec.to_builtins(self.task.data),
@@ -281,13 +282,26 @@ class Trainer:
             ).float()
         if not batch.clips:
             return logits.sum() * 0, 0
-        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-        if self.teacher is not None:
-            compared = distillation_loss(logits, self.teacher.logits(batch.clips), recipe.temperature)
-            loss = (1 - recipe.distillation) * loss + recipe.distillation * compared
+        taught = None if self.teacher is None else self.teacher.logits(batch.clips)
+
+        def criterion(logits: torch.Tensor) -> torch.Tensor:
+            loss = nn.functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            if taught is None:
+                return loss
+            return (1 - recipe.distillation) * loss + recipe.distillation * distillation_loss(
+                logits, taught, recipe.temperature
+            )
+
+        loss, answers = self._objective(logits, criterion)
         loss = loss + self._penalty()
         self._check_finite(loss)
-        return loss, int((logits.argmax(1) == labels).sum())
+        return loss, int((answers.argmax(1) == labels).sum())
+
+    def _objective(
+        self, logits: torch.Tensor, criterion: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of what the model puts out in training, and its answers [B, K]; ``criterion`` takes logits [B, K]."""
+        return criterion(logits), logits
 
     def _penalty(self) -> torch.Tensor | float:
         """What is added to the loss of a batch."""

@@ -61,11 +61,12 @@ class QatTrainer(FineTuner):
         if path.resolve() == (out / "ckpt.pt").resolve():
             raise InputError("the checkpoint to begin with would be overwritten", where=path, hint="another --out")
         start = load_checkpoint(path)
-        if not isinstance(start.model.config, StarConfig):
+        config = start.model.config
+        if not isinstance(config, StarConfig) or config.experts > 1:
             raise InputError(
                 "only STAR is trained with its INT8 faked",
                 where=path,
-                found=start.model.name,
+                found=start.model.name if config.experts == 1 else f"an ensemble of {config.experts}",
                 expected="star-64 or star-128",
                 hint="star-edge export and star-edge calibrate need no training",
             )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from star_edge.compression.ensemble import ensemble_loss
 from star_edge.compression.masks import Masks, hold_masks, plain_weights
 from star_edge.compression.sparse_generator import Scope, attach, generator_of
+from star_edge.models.ensemble import experts_of
 from star_edge.models.registry import build_model
 from star_edge.training.checkpoint import Checkpoint
 from star_edge.training.distillation import Teacher
@@ -57,16 +61,17 @@ class MaskedTrainer(FineTuner):
 
 
 class Schedule(NamedTuple):
-    """Of a sparse generator: its final sparsity, what shares a threshold, epochs without masks, and epochs to rise in after them."""
+    """Of sparse generators: final sparsity of each expert, or of the model; what shares a threshold; epochs without masks, and
+    epochs to rise in after them."""
 
-    sparsity: float
+    levels: tuple[float, ...]
     scope: Scope = "network"
     warmup: int = 0
     ramp: int = 0
 
 
 class GeneratorTrainer(FineTuner):
-    """Trains a fresh model of the shape of ``start`` with a sparse generator; its checkpoint has plain weights.
+    """Trains a fresh model of the shape of ``start`` with a sparse generator in each expert; its checkpoint has plain weights.
 
     Epochs before the sparsity is the final one are never the best.
     """
@@ -89,24 +94,35 @@ class GeneratorTrainer(FineTuner):
 
     def _build(self) -> nn.Module:
         model = build_model(self.model_entry.name, self.model_entry.config)
-        self.generator = attach(model, *self.schedule)
+        levels, scope, warmup, ramp = self.schedule
+        pairs = zip(experts_of(model).values(), levels, strict=True)
+        self.generators = [attach(expert, level, scope, warmup, ramp) for expert, level in pairs]
         return model
 
     def _identity(self) -> dict[str, Any]:
         return {**super()._identity(), "schedule": [*self.schedule]}
 
     def _fit_epoch(self) -> tuple[float, float]:
-        self.generator.set_epoch(self.epoch)
+        for generator in self.generators:
+            generator.set_epoch(self.epoch)
         return super()._fit_epoch()
 
     def _penalty(self) -> Tensor:
-        return self.generator.penalty()
+        return torch.stack([generator.penalty() for generator in self.generators]).sum()
 
     def _is_better(self, validation: float) -> bool:
         return self.epoch >= self.schedule.warmup + max(1, self.schedule.ramp) and super()._is_better(validation)
 
     def _saved_weights(self) -> dict[str, Tensor]:
-        generator = generator_of(self.evaluated)
-        assert generator is not None
-        generator.refresh()
+        for expert in experts_of(self.evaluated).values():
+            generator = generator_of(expert)
+            assert generator is not None
+            generator.refresh()
         return plain_weights(self.evaluated)
+
+
+class EnsembleTrainer(GeneratorTrainer):
+    """Trains a fresh ensemble, each expert by a loss of its own beside that of all."""
+
+    def _objective(self, logits: Tensor, criterion: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        return ensemble_loss(logits, criterion), logits.mean(0)

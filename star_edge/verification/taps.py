@@ -99,7 +99,7 @@ class OnnxTap:
         last = makers["logits"]
         if last.op_type == "Cast":  # of a graph that is not fp32
             last = makers[last.input[0]]
-        self._values[last.name.removesuffix(".add")] = "logits"
+        self._values[last.name.removesuffix(f".{last.op_type.lower()}")] = "logits"
 
     def modules(self) -> list[str]:
         return list(self._values)

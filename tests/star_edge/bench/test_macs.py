@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from star_edge.bench.macs import gate_macs, head_macs, linear_macs, macs, spatial_macs, temporal_macs
+from star_edge.bench.macs import gate_macs, head_macs, linear_macs, macs, padded_macs, spatial_macs, temporal_macs
 from star_edge.models.registry import star_config
 from star_edge.skeletons import get_skeleton
 
@@ -85,3 +85,15 @@ def test_macs_of_low_rank_and_of_fewer_channels_are_those_of_what_is_left(fields
         used = count_applications(model, torch.zeros(30, 25, 9), torch.tensor([0, 30], dtype=torch.int32))
         saved[name] = sum(model.get_parameter(f"{path}.weight").numel() * times for path, times in used.items())
     assert macs(whole, [30]) - macs(low, [30]) == saved["whole"] - saved["low"] > 0
+
+
+def test_an_ensemble_costs_what_its_experts_do() -> None:
+    import msgspec
+
+    pytest.importorskip("torch", reason="torch is not installed")
+    from star_edge.models.registry import padded_config
+
+    one = config("star-64")
+    assert macs(msgspec.structs.replace(one, experts=3), [30, 5]) == 3 * macs(one, [30, 5])
+    padded = padded_config("ctr-gcn", get_skeleton("ntu25"), 4, 5, frames=4, dim=8, growth=(1, 2))
+    assert padded_macs("ctr-gcn", msgspec.structs.replace(padded, experts=3)) == 3 * padded_macs("ctr-gcn", padded) > 0

@@ -133,6 +133,10 @@ def test_what_is_refused(tiny_bundle, exported_bundle):
         predict(Bundle.open(tiny_bundle), [boards.load("t5000")], ["1x32"])
     with pytest.raises(InputError, match="unknown workload"):
         predict(Bundle.open(exported_bundle), [boards.load("t5000")], ["1by32"])
+    several = Bundle.open(exported_bundle)
+    several.manifest.model.config["experts"] = 2
+    with pytest.raises(MismatchError, match="what the model 'star-64' computes is not known"):
+        predict(several, [boards.load("t5000")], ["1x32"])
 
 
 def test_no_torch_is_needed(exported_bundle):

@@ -1,4 +1,4 @@
-"""Sparse generators and ensembles of them: thresholds, gradients by hand, the warm-up's penalty, baked weights."""
+"""Sparse generators: thresholds, gradients by hand, the warm-up's penalty, baked weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import nn  # noqa: E402
 from torch.optim.swa_utils import AveragedModel  # noqa: E402
 
 from runtime.errors import InputError  # noqa: E402
-from star_edge.compression.ensemble import LEVELS, ensemble_loss, multi_level  # noqa: E402
 from star_edge.compression.masks import density, maskable  # noqa: E402
 from star_edge.compression.sparse_generator import attach, bake, block_of, generator_of, threshold  # noqa: E402
 from star_edge.models.registry import star_config  # noqa: E402
@@ -91,7 +90,7 @@ def test_the_penalty_pushes_the_weights_that_will_go_and_only_those() -> None:
 
 def test_the_penalty_adds_up_over_blocks_and_has_finite_gradients_at_zero() -> None:
     model = star()
-    generator = attach(model, 0.8, "block", warmup=4)
+    generator = attach(model, 0.8, "layer", warmup=4)
     assert set(generator.groups) == {"layers.0", "layers.1", "head"}
     generator.set_epoch(2)
     with torch.no_grad():
@@ -103,7 +102,7 @@ def test_the_penalty_adds_up_over_blocks_and_has_finite_gradients_at_zero() -> N
     assert all(gradient.any() == (path != "head.hidden") for path, gradient in gradients.items())
 
 
-@pytest.mark.parametrize("scope", ["network", "block"])
+@pytest.mark.parametrize("scope", ["network", "layer"])
 def test_masks_have_the_sparsity_of_their_scope_and_touch_nothing_else(scope: str) -> None:
     model = star()
     plain, shared = set(model.state_dict()), set(maskable(model))
@@ -133,7 +132,7 @@ def test_sparsity_rises_over_the_ramp() -> None:
 
 def test_baked_weights_answer_as_the_generator_after_training() -> None:
     model = star()
-    attach(model, 0.7, "block")
+    attach(model, 0.7, "layer")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     scores = model.head.hidden.parametrizations.weight.original1.detach().clone()  # type: ignore[union-attr, index]
     for _ in range(2):
@@ -188,31 +187,3 @@ def test_models_that_cannot_be_sparse_are_refused() -> None:
         attach(nn.Sequential(nn.BatchNorm1d(3)), 0.5)
     with pytest.raises(InputError, match="no such sparsity"):
         attach(star(), 1.0)
-
-
-def test_an_ensemble_is_the_mean_of_its_experts_and_two_thirds_of_one_dense_model() -> None:
-    torch.manual_seed(0)
-    config = star().config
-    ensemble = multi_level(lambda: Star(config), warmup=2)
-    ensemble.set_epoch(1)
-    penalty = ensemble.penalty()
-    assert penalty > 0
-    penalty.backward()
-    ensemble.set_epoch(2)
-    every = ensemble.train()(*clips())
-    assert every.shape == (len(LEVELS), 2, 6)
-    mean = ensemble.eval()(*clips())
-    torch.testing.assert_close(mean, torch.stack([expert.eval()(*clips()) for expert in ensemble.experts]).mean(0))
-    ensemble.bake()
-    torch.testing.assert_close(ensemble(*clips()), mean, atol=0, rtol=0)
-    kept = sum(int(m.weight.count_nonzero()) for expert in ensemble.experts for m in maskable(expert).values())
-    assert kept / sum(m.weight.numel() for m in maskable(star()).values()) == pytest.approx(0.66, abs=1e-3)
-
-
-def test_each_expert_has_a_loss_of_its_own() -> None:
-    logits = torch.tensor([[[1.0, 3.0]], [[5.0, -1.0]]], requires_grad=True)
-    found = ensemble_loss(logits, lambda each: each.square().sum(), weight=0.5)
-    assert found.item() == (9 + 1) + 0.5 * (1 + 9 + 25 + 1)
-    found.backward()
-    assert logits.grad is not None
-    assert logits.grad[1, 0].tolist() == [3 + 5, 1 - 1]
