@@ -39,6 +39,7 @@ def command() -> None:
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Largest learning rate of --finetune.")
 @click.option("--distill", is_flag=True, help="Learn from CHECKPOINT's answers, too, in --finetune.")
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset; the one the checkpoint was trained on if left out.")
+@click.option("--split", help="Split scheme; the checkpoint's if left out, or the dataset's default if it names none.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
               help="Where --finetune trains; auto: a GPU where there is one.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/lowrank"), show_default=True,
@@ -57,6 +58,7 @@ def lowrank(
     lr: float | None,
     distill: bool,
     data: Path | None,
+    split: str | None,
     device: Literal["auto", "cpu", "cuda"],
     out: Path,
     resume: bool,
@@ -83,6 +85,7 @@ def lowrank(
         policy,
         target,
         data=data,
+        split=split,
         kernels=kernels,
         tuning=FineTuning(epochs or 0, lr, distill, resume),
         seed=output.seed,
@@ -168,6 +171,7 @@ def _show(report: LowRankReport, output: Output) -> None:
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Largest learning rate of --finetune.")
 @click.option("--distill", is_flag=True, help="Learn from CHECKPOINT's answers, too, in --finetune.")
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset; the one the checkpoint was trained on if left out.")
+@click.option("--split", help="Split scheme; the checkpoint's if left out, or the dataset's default if it names none.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
               help="Where --finetune trains; auto: a GPU where there is one.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/sparse"), show_default=True,
@@ -188,6 +192,7 @@ def sparse(
     lr: float | None,
     distill: bool,
     data: Path | None,
+    split: str | None,
     device: Literal["auto", "cpu", "cuda"],
     out: Path,
     resume: bool,
@@ -213,6 +218,7 @@ def sparse(
         out,
         Asked(method, pattern, sparsity or 0.5, scope, rounds, warmup, ramp),
         data=data,
+        split=split,
         tuning=FineTuning(epochs or 0, lr, distill, resume),
         seed=output.seed,
         group=Group(device=device_of(device)),

@@ -99,6 +99,7 @@ def compress_sparse(
     asked: Asked,
     *,
     data: Path | None = None,
+    split: str | None = None,
     tuning: FineTuning = FineTuning(),
     seed: int = 0,
     group: Group = ALONE,
@@ -108,7 +109,7 @@ def compress_sparse(
     """Write ``out/ckpt.pt``, a sparse model of the kind in the checkpoint at ``path``.
 
     Args:
-        data: default: the recorded dataset; needed for training, and for accuracies.
+        data, split: default: the recorded dataset, and its split; needed for training, and for accuracies.
         tuning: epochs of training under masks; of tickets in each round, and of the generator from nothing.
         say: takes what people should know while it runs. run: trains.
 
@@ -117,7 +118,7 @@ def compress_sparse(
     start = load_checkpoint(path)
     if path.resolve() == (out / "ckpt.pt").resolve():
         raise InputError("the checkpoint to begin with would be overwritten", where=path, hint="another --out")
-    task = recorded_task(start, path, data, required=tuning.epochs > 0, verb="compress sparse")
+    task = recorded_task(start, path, data, split, required=tuning.epochs > 0, verb="compress sparse")
     judge = None if task is None else Judge(task, start)
     model = build_from_checkpoint(start)
     maker = _Maker(start, path, out, asked, task, tuning, seed, group, say, run)
@@ -204,13 +205,15 @@ class _Maker:
         return {"teacher": Teacher(self.path, self.group.device) if self.tuning.distil else None, "group": self.group}
 
     def _fine_tuning(self) -> Recipe:
-        tuning = self.tuning
-        return continued_recipe(self.start.recipe, self.start.features, FINE_TUNING, epochs=tuning.epochs, lr=tuning.lr)
+        return self._recipe(FINE_TUNING)
 
     def _own(self) -> Recipe:
         """The recipe of the checkpoint, for training from the beginning."""
-        tuning = self.tuning
-        return continued_recipe(self.start.recipe, self.start.features, {}, epochs=tuning.epochs, lr=tuning.lr)
+        return self._recipe({})
+
+    def _recipe(self, changes: dict[str, Any]) -> Recipe:
+        start, tuning = self.start, self.tuning
+        return continued_recipe(start.model.name, start.recipe, start.features, changes, epochs=tuning.epochs, lr=tuning.lr)
 
     def _train(self, trainer: FineTuner) -> None:
         if self.tuning.resume and (trainer.out / "last.pt").exists():
