@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 import msgspec
@@ -86,7 +86,7 @@ def command(
 
     out = out or Path(f"{file.stem}.pt")
     _refuse_to_replace(out, file, force)
-    given = {"frames": frames, "persons": persons, "time": time, "heads": heads}
+    given: dict[str, Any] = {"frames": frames, "persons": persons, "time": time, "heads": heads}
     checkpoint = read_foreign(
         file,
         get_skeleton(layout),
