@@ -108,6 +108,7 @@ VERBS = {
     "demo": Needs(("tensorboard", *_CALIBRATE, *_REPORT), "train,calibrate,report", (_PYG_ENGINE,)),
     "data": Needs(),
     "train": Needs(("torch", "tensorboard"), "train", (Option(_QAT, "qat", "--qat"),)),
+    "import": Needs(("torch",), "train"),
     "evaluate": Needs(("torch",), "train"),
     "compress": Needs(("torch", "tensorboard"), "train", (Option(_EXPORT, "export", "--latency engines"),)),
     "export": Needs(_EXPORT, "export"),

@@ -19,6 +19,7 @@ VERBS = {
     "demo": "The whole pipeline on generated or given clips, ending in one table.",
     "data": "Convert recordings to a packed dataset folder, or describe one.",
     "train": "Train a model on a packed dataset or an .npz file.",
+    "import": "A checkpoint from weights that a model's authors published.",
     "evaluate": "Accuracy of a checkpoint on a split.",
     "compress": "A smaller checkpoint from a trained one: low rank.",
     "export": "Checkpoint to bundle: canonical ONNX, weights, golden clips.",

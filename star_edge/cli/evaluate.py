@@ -41,6 +41,14 @@ def command(
     if threads:
         torch.set_num_threads(threads)
     saved = load_checkpoint(checkpoint)
+    if not saved.data.split and (data is None or split is None):
+        raise InputError(
+            "which clips to evaluate on is not recorded with the checkpoint",
+            where=checkpoint,
+            found="no dataset and no split",
+            expected="--data and --split; star-edge data info shows a dataset's splits",
+            hint=f"star-edge evaluate {checkpoint} --data {data or 'DATASET'} --split {split or 'SPLIT'}",
+        )
     dataset = open_recorded(Recorded.in_checkpoint(saved), data, f"evaluate {checkpoint}", output.track)
     scheme = split or saved.data.split
     indices = dataset.indices(scheme, part)
@@ -70,5 +78,6 @@ def command(
     output.console.print(table)
     output.console.print(
         f"top-1 {report.top1:.2%} ({report.correct} of {report.clips}), top-5 {report.top5:.2%}; "
-        f"next: star-edge export --fp16 {checkpoint}"
+        f"next: star-edge export --fp16 {checkpoint}",
+        soft_wrap=True,
     )

@@ -74,6 +74,7 @@ def compress_ensemble(
     schedule: Schedule,
     *,
     data: Path | None = None,
+    split: str | None = None,
     tuning: FineTuning = FineTuning(),
     seed: int = 0,
     group: Group = ALONE,
@@ -83,7 +84,7 @@ def compress_ensemble(
 
     Args:
         schedule: the experts' sparsities, and how they come to them.
-        data: default: the recorded dataset.
+        data, split: default: the recorded dataset, and its split.
         tuning: epochs of training from nothing.
         run: trains.
 
@@ -96,7 +97,7 @@ def compress_ensemble(
             where=path,
             hint="begin with the checkpoint it was made from",
         )
-    task = recorded_task(start, path, data, required=True, verb="compress ensemble")
+    task = recorded_task(start, path, data, split, required=True, verb="compress ensemble")
     assert task is not None
     config = msgspec.structs.replace(start.model.config, experts=len(schedule.levels))
     several = msgspec.structs.replace(start, model=ModelEntry(start.model.name, config))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from star_edge.data.recorded import Recorded, open_recorded
+from star_edge.data.recorded import Recorded, open_recorded, split_to_fit
 from star_edge.training.checkpoint import Checkpoint
 from star_edge.training.evaluate import model_logits, top_k_accuracy
 from star_edge.training.loop import Task
@@ -75,13 +75,15 @@ class Judge:
         return model_logits(model, self._task.validation, self._start.skeleton, self._start.features)
 
 
-def recorded_task(start: Checkpoint, path: Path, data: Path | None, required: bool, verb: str) -> Task | None:
+def recorded_task(
+    start: Checkpoint, path: Path, data: Path | None, split: str | None, required: bool, verb: str
+) -> Task | None:
     """The clips to fit and to judge by; None where there are none and nobody asked for them."""
     recorded = Recorded.in_checkpoint(start)
     if data is None and not required and not (start.data.source and Path(start.data.source).exists()):
         return None
     dataset = open_recorded(recorded, data, f"{verb} {path}")
-    return Task.of(dataset, start.data.split, start.data.fitted)
+    return Task.of(dataset, split_to_fit(start.data.split, split, path), start.data.fitted)
 
 
 def size_of(model: nn.Module, applications: dict[str, int], path: Path, seconds: float, judge: Judge | None) -> Size:

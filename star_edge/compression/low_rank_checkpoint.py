@@ -100,6 +100,7 @@ def compress_low_rank(
     target: float,
     *,
     data: Path | None = None,
+    split: str | None = None,
     kernels: bool = False,
     tuning: FineTuning = FineTuning(),
     seed: int = 0,
@@ -113,7 +114,7 @@ def compress_low_rank(
     Args:
         policy, target: ``rank``: of every layer; ``energy``: share that each keeps; ``params``, ``macs``: share of the model's that
             may be left, where layers whose loss hurts less on val clips give more.
-        data: default: the recorded dataset; needed for fine-tuning, and for accuracies.
+        data, split: default: the recorded dataset, and its split; needed for fine-tuning, and for accuracies.
         kernels: factorise convolutions with kernels larger than 1 as well.
         tuning: fine-tuning on the clips that the model was fitted on. group: where.
         say: takes what people should know while it runs. run: trains. time_engines: of both checkpoints.
@@ -124,7 +125,7 @@ def compress_low_rank(
     if start.model.config.ranks:
         raise InputError("the model has low rank already", where=path, hint="begin with the checkpoint it was made from")
     model = build_from_checkpoint(start)
-    task = recorded_task(start, path, data, required=tuning.epochs > 0, verb="compress lowrank")
+    task = recorded_task(start, path, data, split, required=tuning.epochs > 0, verb="compress lowrank")
     judge = None if task is None else Judge(task, start)
     features, cu_seqlens = (torch.from_numpy(array) for array in parse_workload(WORKLOAD).make(start.skeleton, start.features))
     applications = count_applications(model, features, cu_seqlens)

@@ -58,13 +58,15 @@ class Retraining:
 
     def on(self) -> Recipe:
         """The recipe for training that goes on from weights at hand."""
-        return continued_recipe(
-            self.start.recipe, self.start.features, FINE_TUNING, epochs=self.tuning.epochs, lr=self.tuning.lr
-        )
+        return self._recipe(FINE_TUNING)
 
     def anew(self) -> Recipe:
         """The recipe of the checkpoint, for training from the beginning."""
-        return continued_recipe(self.start.recipe, self.start.features, {}, epochs=self.tuning.epochs, lr=self.tuning.lr)
+        return self._recipe({})
+
+    def _recipe(self, changes: dict[str, Any]) -> Recipe:
+        start, tuning = self.start, self.tuning
+        return continued_recipe(start.model.name, start.recipe, start.features, changes, epochs=tuning.epochs, lr=tuning.lr)
 
     def train(self, trainer: Callable[..., FineTuner], start: Checkpoint, recipe: Recipe, out: Path, **own: Any) -> None:
         """Train from ``start`` into the folder ``out``, or go on with what was interrupted there; ``own``: of this trainer alone."""

@@ -123,6 +123,7 @@ def compress_sparse(
     asked: Asked,
     *,
     data: Path | None = None,
+    split: str | None = None,
     tuning: FineTuning = FineTuning(),
     seed: int = 0,
     group: Group = ALONE,
@@ -133,14 +134,14 @@ def compress_sparse(
     """Write ``out/ckpt.pt``, a sparse model of the kind in the checkpoint at ``path``.
 
     Args:
-        data: default: the recorded dataset; needed for training, and for accuracies.
+        data, split: default: the recorded dataset, and its split; needed for training, and for accuracies.
         tuning: epochs of training under masks; of tickets in each round, and of the generator from nothing.
         say: takes what people should know while it runs. run: trains. time_engines: of both checkpoints.
 
     Raises InputError (a checkpoint that cannot be used, no data to train on), MismatchError.
     """
     start = load_start(path, out)
-    task = recorded_task(start, path, data, required=tuning.epochs > 0, verb="compress sparse")
+    task = recorded_task(start, path, data, split, required=tuning.epochs > 0, verb="compress sparse")
     judge = None if task is None else Judge(task, start)
     model = build_from_checkpoint(start)
     if asked.pattern == "channel":

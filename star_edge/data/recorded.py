@@ -68,6 +68,16 @@ def open_recorded(recorded: Recorded, given: Dataset | str | Path | None, comman
     return dataset
 
 
+def split_to_fit(recorded: str, given: str | None, where: object) -> str | None:
+    """The split whose clips a model is trained on further: its own, or where none is recorded the one given; None for the default.
+
+    Raises MismatchError for another one: its training clips may be what the model is judged by.
+    """
+    if recorded and given not in (None, recorded):
+        raise MismatchError("the model was trained on another split", where=where, found=given, expected=recorded)
+    return given or recorded or None
+
+
 def _path(recorded: Recorded, command: str) -> str:
     if not recorded.source or not Path(recorded.source).exists():
         raise InputError(

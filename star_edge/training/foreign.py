@@ -1,13 +1,7 @@
 """Checkpoints that the models' authors published, read into ours: ST-GCN++ (PYSKL), Shift-GCN and STAR.
 
 What a file is shows in the names of its weights. The logits are then those of the authors' code for the same features of the same
-frames; what no weight tells is left to the caller, and these differences remain before the first layer:
-    - PYSKL and Shift-GCN turn a 3-D body upright and centre it on the middle of its spine, PYSKL scales 2-D joints to the size of
-      the picture, or of the body; features are centred on the skeleton's root and not turned;
-    - PYSKL samples frames, Shift-GCN repeats a clip until it is long enough; :class:`star_edge.models.padded.Padding` interpolates
-      between frames, or puts zeros behind;
-    - STAR's bones sit in the slot of another joint there (see :mod:`runtime.features`); it attends to joints at most three bones
-      apart but not to a joint itself, which is kept, along the bones of the given skeleton.
+frames; what no weight tells is left to the caller, and :func:`differences` remain before the first layer.
 """
 
 from __future__ import annotations
@@ -26,10 +20,12 @@ from runtime.errors import InputError
 from runtime.features import FeatureRecipe
 from runtime.files import sha256_of
 from runtime.skeleton import Skeleton
+from star_edge.data.sources.base import class_names_for
 from star_edge.models.blocks import GROWTH
 from star_edge.models.registry import MODELS, ModelConfig, build_model, padded_config, star_config
 from star_edge.models.shift_gcn import moved
 from star_edge.models.skeleton_graph import hops
+from star_edge.skeletons import LAYOUTS
 from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, load_torch
 
 Kind = Literal["st-gcn++", "shift-gcn", "star"]
@@ -93,6 +89,16 @@ _STAR: _Names = {
     "context.weight": "context_attention.weights",
     "head.hidden": "mlp_head.0",
     "head.output": "mlp_head.3",
+}
+
+# the bias of the last layer: a number for each class
+_LOGITS: Mapping[Kind, str] = {"st-gcn++": "cls_head.fc_cls.bias", "shift-gcn": "fc.bias", "star": "mlp_head.3.bias"}
+
+# fields of the config that no weight tells
+_FREE: Mapping[Kind, tuple[str, ...]] = {
+    "st-gcn++": ("frames", "persons", "time"),
+    "shift-gcn": ("frames", "persons", "time"),
+    "star": ("heads",),
 }
 
 # weights by which a file is known
@@ -165,15 +171,21 @@ class _Plan:
 
 
 def read_foreign(
-    path: Path | str, skeleton: Skeleton, class_names: tuple[str, ...], kind: Kind | None = None, **fields: Any
+    path: Path | str,
+    skeleton: Skeleton,
+    class_names: tuple[str, ...] | None = None,
+    kind: Kind | None = None,
+    centre: Literal["root", "none"] | None = None,
+    **fields: Any,
 ) -> Checkpoint:
     """A checkpoint of ours with the weights of a file from the models' authors. Runs no code that is in the file.
 
     Args:
         path: a file of ``torch.save``: a state dict by itself, or under ``state_dict`` (PYSKL) or ``model_state_dict`` (STAR).
         skeleton: layout of the joints that the weights were trained on.
-        class_names: of the classes in the order of the logits.
+        class_names: of the classes in the order of the logits; None to number them.
         kind: whose file it is; None to tell by the names of the weights.
+        centre: of the features; None for what comes nearest to the authors.
         fields: of the model's config, where no weight tells them: ``frames``, ``persons`` and ``time`` of the padded models, ``heads``
             of STAR; those of the registered model by default.
 
@@ -188,16 +200,40 @@ def read_foreign(
         kind = _kind_of(file)
     elif kind not in get_args(Kind):
         raise InputError(f"unknown kind of foreign checkpoint '{kind}'", expected=f"one of {', '.join(get_args(Kind))}")
-    plan = _PLANS[kind](file, skeleton, len(class_names), fields)
+    foreign = [name for name in fields if name not in _FREE[kind]]
+    if foreign:
+        raise file.error(f"a file of {kind} has no choice of {foreign[0]}", foreign[0], f"one of {', '.join(_FREE[kind])}")
+    outputs = file.size(_LOGITS[kind], 0, axes=1)
+    names = class_names_for(None, {}, np.arange(outputs)) if class_names is None else tuple(class_names)
+    file.expect("classes", outputs, len(names), "a name for each class, in the order of the logits")
+    plan = _PLANS[kind](file, skeleton, outputs, fields)
+    features = plan.features if centre is None else msgspec.structs.replace(plan.features, centre=centre)
     return Checkpoint(
         model=ModelEntry(plan.model, plan.config),
         state_dict=_state_dict(file, plan),
         skeleton=skeleton,
-        features=plan.features,
-        class_names=tuple(class_names),
-        data=DataEntry(source="", name="unknown", split=""),
+        features=features,
+        class_names=names,
+        data=DataEntry(source="", name="", split=""),
         recipe={"read_from": {"file": path.name, "sha256": sha256_of(path), "kind": kind}},
     )
+
+
+def differences(kind: Kind, dims: int) -> tuple[str, ...]:
+    """In what clips of so many dimensions come to a model otherwise than in its authors' code."""
+    if kind == "star":
+        return (
+            "a bone is in the slot of another joint there; here in that of its own",
+            "joints at most three bones apart attend to each other, along the bones of the given skeleton",
+        )
+    body = (
+        "a body is turned upright and centred on the middle of its spine there; here it is not turned, and centred on the root"
+    )
+    if dims == 2:
+        body = "joints are scaled to each side of the picture, or to the body, there; here to the picture's longer side, y up"
+    if kind == "shift-gcn":
+        return body, "a clip is repeated until it has enough frames there; here zeros follow it"
+    return body, "frames are sampled from a clip there; here they are interpolated between its frames"
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -207,6 +243,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     except InputError as error:
         expected = "a file of torch.save with a state dict of tensors"
         raise InputError(error.what, where=path, found=error.found, expected=expected) from None
+    if "schema" in content:
+        raise InputError(
+            "this is a checkpoint of star-edge already", where=path, found=content["schema"], hint=f"star-edge evaluate {path}"
+        )
     for holder in ("state_dict", "model_state_dict"):
         if isinstance(content.get(holder), dict):
             content = content[holder]
@@ -229,7 +269,7 @@ def _kind_of(file: _File) -> Kind:
 def _plan_st_gcn_plus(file: _File, skeleton: Skeleton, classes: int, fields: Mapping[str, Any]) -> _Plan:
     joints = file.size("backbone.gcn.0.gcn.A", -1, axes=3)
     coordinates = file.size("backbone.gcn.0.gcn.conv.weight", 1, axes=4)
-    _check_sizes(file, skeleton, joints, classes, file.size("cls_head.fc_cls.bias", 0, axes=1))
+    _check_joints(file, skeleton, joints)
     if (skeleton.dims, coordinates) == (2, 2):
         _add_score(file, joints)
     elif coordinates != 3:
@@ -242,7 +282,7 @@ def _plan_st_gcn_plus(file: _File, skeleton: Skeleton, classes: int, fields: Map
 def _plan_shift_gcn(file: _File, skeleton: Skeleton, classes: int, fields: Mapping[str, Any]) -> _Plan:
     joints = file.size("l1.gcn1.Feature_Mask", 1, axes=3)
     coordinates = file.size("l1.gcn1.Linear_weight", 0, axes=2)
-    _check_sizes(file, skeleton, joints, classes, file.size("fc.bias", 0, axes=1))
+    _check_joints(file, skeleton, joints)
     file.expect("coordinates", coordinates, 3, "a file for x, y and z, or x, y and score")
     blocks = file.count("l{}.gcn1.Linear_bias", first=1)
     widths = [file.size(f"l{n}.gcn1.Linear_bias", 2, axes=3) for n in range(1, blocks + 1)]
@@ -257,7 +297,7 @@ def _plan_star(file: _File, skeleton: Skeleton, classes: int, fields: Mapping[st
     if channels not in (3, 9):
         raise file.error("the weights are for features that there are none of", f"{channels} channels", "3 or 9 channels")
     joints = file.size("dn.weight", 0, axes=1) // channels
-    _check_sizes(file, skeleton, joints, classes, file.size("mlp_head.3.bias", 0, axes=1))
+    _check_joints(file, skeleton, joints)
     name = f"star-{dim}" if f"star-{dim}" in MODELS else "star-64"
     layers, hidden = file.count("spatial_layers.{}.lin_qkv.weight"), file.size("mlp_head.0.bias", 0, axes=1)
     config = star_config(name, skeleton, channels, classes, **{"dim": dim, "layers": layers, "hidden": hidden, **fields})
@@ -286,12 +326,15 @@ def _padded_plan(
         raise file.error("blocks have widths that the model cannot have", widths, f"multiples of the first, {dim}")
     own = {"dim": dim, "growth": () if growth == GROWTH else growth}
     config = padded_config(name, skeleton, 4, classes, **{**own, **fields})
-    return _Plan(name, config, FeatureRecipe(channels=4), names, len(widths))
+    centre: Literal["root", "none"] = "none" if skeleton.dims == 2 else "root"
+    return _Plan(name, config, FeatureRecipe(channels=4, centre=centre), names, len(widths))
 
 
-def _check_sizes(file: _File, skeleton: Skeleton, joints: int, classes: int, outputs: int) -> None:
-    file.expect("joints", joints, skeleton.num_joints, "the skeleton that the weights were trained on")
-    file.expect("classes", outputs, classes, "a name for each class, in the order of the logits")
+def _check_joints(file: _File, skeleton: Skeleton, joints: int) -> None:
+    known = ", ".join(name for name, layout in LAYOUTS.items() if layout.num_joints == joints) or "your own, as a .json file"
+    file.expect(
+        "joints", joints, skeleton.num_joints, f"the skeleton of {joints} joints that the weights were trained on: {known}"
+    )
 
 
 def _check_moves(file: _File, n: int, joints: int, before: int, after: int) -> None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from calibration.selection import stratified
-from runtime.errors import InputError, MismatchError
+from runtime.errors import InputError
 from runtime.files import sha256_of
-from star_edge.data.recorded import Recorded, open_recorded
+from star_edge.data.recorded import Recorded, open_recorded, split_to_fit
 from star_edge.models.config import StarConfig
 from star_edge.models.star import Star
 from star_edge.training.batches import packed_batches, rows_of
@@ -71,11 +71,12 @@ class QatTrainer(FineTuner):
                 hint="star-edge export and star-edge calibrate need no training",
             )
         trained = start.data
-        if split not in (None, trained.split):
-            raise MismatchError("the model was trained on another split", where=path, found=split, expected=trained.split)
+        scheme = split_to_fit(trained.split, split, path)
         dataset = open_recorded(Recorded.in_checkpoint(start), data, f"train --qat {path}")
-        task = Task.of(dataset, trained.split, trained.fitted)
-        return cls(task, path, start, continued_recipe(start.recipe, start.features, QAT, **changes), out, seed)
+        task = Task.of(dataset, scheme, trained.fitted)
+        return cls(
+            task, path, start, continued_recipe(start.model.name, start.recipe, start.features, QAT, **changes), out, seed
+        )
 
     def _build(self) -> nn.Module:
         model = super()._build()

@@ -145,19 +145,20 @@ def get_recipe(name_or_path: str, model: str = "star-64", **overrides: Any) -> R
 
 
 def continued_recipe(
-    trained: Mapping[str, Any], features: FeatureRecipe, changes: Mapping[str, Any], **overrides: Any
+    model: str, trained: Mapping[str, Any], features: FeatureRecipe, changes: Mapping[str, Any], **overrides: Any
 ) -> Recipe:
     """The recipe of training that goes on from a model's weights.
 
     Args:
-        trained: the recipe in its checkpoint; what is not recorded there is as in ``default``.
+        model: its registered name.
+        trained: the recipe in its checkpoint; what is not recorded there is as in ``default`` for that model.
         features: those of its checkpoint.
         changes: ``QAT`` or ``FINE_TUNING``.
         overrides: fields to replace, unless None.
     """
     known = {field: trained[field] for field in Recipe.__struct_fields__ if field in trained}
     try:
-        recipe = msgspec.convert({**msgspec.to_builtins(DEFAULT), **known, **changes}, Recipe)
+        recipe = msgspec.convert({**msgspec.to_builtins(get_recipe("default", model)), **known, **changes}, Recipe)
     except msgspec.ValidationError as error:
         raise InputError(f"the checkpoint's recipe has a wrong field: {error}") from None
     return _replaced(recipe, {"features": features, **overrides})

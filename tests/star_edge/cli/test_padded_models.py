@@ -13,9 +13,13 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 pytest.importorskip("modelopt.onnx.quantization", reason="modelopt.onnx is not installed")
 
+from padded_checks import config  # noqa: E402
+
+from runtime.features import FeatureRecipe  # noqa: E402
 from star_edge import cli  # noqa: E402
+from star_edge.models.registry import build_model  # noqa: E402
 from star_edge.skeletons import NITE15  # noqa: E402
-from star_edge.training.checkpoint import load_checkpoint  # noqa: E402
+from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, load_checkpoint, save_checkpoint  # noqa: E402
 
 
 def run(*arguments: object) -> int:
@@ -96,6 +100,43 @@ def test_layers_are_compared_by_their_modules(there: Path, capsys: pytest.Captur
     assert report["first_bad"] is None
     assert len(report["layers"]) > 30
     assert report["layers"][-1]["module"] == "output"
+
+
+@pytest.fixture(scope="module", params=["shift-gcn", "dg-stgcn", pytest.param("step-catformer", marks=pytest.mark.slow)])
+def other(request: pytest.FixtureRequest, work: Path) -> str:
+    """A bundle, fp32, fp16 and int8, of a narrow model before any training, as if it was trained on the noise."""
+    name, shape = request.param, config(NITE15, frames=4, classes=5)
+    torch.manual_seed(0)
+    state, data = build_model(name, shape).state_dict(), DataEntry(str(work / "noise.npz"), "noise", "xsub")
+    saved = Checkpoint(ModelEntry(name, shape), state, NITE15, FeatureRecipe(channels=4), tuple("abcde"), data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(work)
+        patch.setattr(sys, "argv", [])
+        save_checkpoint(saved, work / f"{name}.pt")
+        assert run("export", "--fp16", f"{name}.pt", "-q") == 0
+        assert run("calibrate", f"{name}.star", "--samples", 6, "-q") == 0
+    return f"{name}.star"
+
+
+def test_other_models_go_the_same_way(there: Path, other: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("verify", other, "--json") in (0, 3)  # the gate of a model of noise is not the point
+    errors = {(row["engine"], row["precision"]): row["relative_err"] for row in json.loads(capsys.readouterr().out)["results"]}
+    assert errors["onnxruntime", "fp32"] < 1e-4
+    assert errors["torch", "fp16"] < 0.05
+    assert errors["onnxruntime", "int8"] < 0.5
+    assert run("run", other, "noise.npz", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["clips"]) == 30
+
+
+@pytest.mark.slow
+def test_other_models_are_timed_and_built(there: Path, other: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("bench", other, "--engine", "torch", "--engine", "onnxruntime", "--workload", "1x32", "--repeats", 2)
+    assert run(*command, "--rounds", 1, "--json") in (0, 3)  # INT8 of a model before any training may have no speed
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert all(row["correct"] for row in results if row["precision"] != "int8")
+    assert {row["precision"] for row in results} == {"fp32", "fp16", "int8"}
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: make tensorrt-rtx")
+    assert run("build", other, "--target", "tensorrt-rtx") == 0
 
 
 @pytest.mark.slow

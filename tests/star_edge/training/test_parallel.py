@@ -201,7 +201,7 @@ def test_a_recipe_that_would_train_nothing_is_refused(tmp_path: Path, field: dic
 
 def test_quantisation_aware_training_goes_on_in_float32() -> None:
     trained = msgspec.to_builtins(msgspec.structs.replace(RECIPE, amp="bf16", accumulate=3))
-    recipe = continued_recipe(trained, RECIPE.features, QAT)
+    recipe = continued_recipe("star-64", trained, RECIPE.features, QAT)
     assert (recipe.amp, recipe.accumulate) == ("none", 3)
 
 

@@ -276,7 +276,8 @@ def test_what_does_not_fit_the_checkpoint_is_refused(start: Path, data: Path, tm
 
 def test_the_recipe_is_that_of_the_model_with_small_steps() -> None:
     features = FeatureRecipe(channels=3)
-    recipe = continued_recipe({"label_smoothing": 0.3, "lr": 1.0, "seed": 5, "name": "mine"}, features, QAT, epochs=3)
+    trained = {"label_smoothing": 0.3, "lr": 1.0, "seed": 5, "name": "mine"}
+    recipe = continued_recipe("star-64", trained, features, QAT, epochs=3)
     assert (recipe.name, recipe.label_smoothing, recipe.epochs, recipe.features) == ("qat", 0.3, 3, features)
     assert recipe.lr < DEFAULT.lr
     assert (recipe.dropout, recipe.ema) == (DEFAULT.dropout, DEFAULT.ema)
