@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
-
 if TYPE_CHECKING:
     from star_edge.models.config import PaddedConfig, StarConfig
 
@@ -19,6 +17,7 @@ def macs(config: StarConfig, rows: Sequence[int]) -> int:
 
 def padded_macs(name: str, config: PaddedConfig) -> int:
     """MACs of one clip through a padded model, however long the clip: products and convolutions as torch counts them."""
+    import msgspec
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -26,7 +26,7 @@ def config_of(
     edges = tuple((i, j) for i, j in itertools.product(range(joints), repeat=2) if abs(i - j) <= 2)
     return SimpleNamespace(
         joints=joints, channels=CHANNELS, classes=classes, edges=edges, dim=dim, heads=heads, layers=layers, hidden=hidden,
-        ranks={}, widths={},
+        ranks={}, widths={}, experts=1,
     )  # fmt: skip
 
 
