@@ -76,6 +76,7 @@ def light(run: Run) -> Run:
 
 RECIPES = Path(__file__).parent / "recipes"
 PADDED = ("st-gcn", "st-gcn++", "shift-gcn", "ctr-gcn", "aagcn", "dg-stgcn", "s-tr", "t-tr", "st-tr", "hyperformer")
+GENERATOR = ("--method", "generator", "--scope", "layer", "--sparsity", "0.95", "--warmup", "10")
 TEACHER = "star-64-full/0"  # the highest mean on val of what was trained with three seeds
 
 # the first seed of every model before the others, so that a run which is stopped has a row of each
@@ -92,9 +93,9 @@ RUNS: tuple[Run, ...] = (
     *compressed("star-128-lowrank", "star-128", "lowrank", "--params", "0.5", seeds=(0,)),
     *compressed("star-64-lowrank", "star-64", "lowrank", "--params", "0.5"),
     *compressed("star-64-two-of-four", "star-64", "sparse", "--pattern", "2:4"),
+    *compressed("star-64-channel", "star-64", "sparse", "--pattern", "channel", "--sparsity", "0.5"),
     *compressed("st-gcn-sparse", "st-gcn", "sparse", "--sparsity", "0.95", epochs=EPOCHS),
-    *compressed(
-        "st-gcn-generator", "st-gcn", "sparse", "--method", "generator", "--sparsity", "0.95", "--warmup", "10", epochs=EPOCHS
-    ),
+    *compressed("st-gcn-generator", "st-gcn", "sparse", *GENERATOR, epochs=EPOCHS),
+    *compressed("st-gcn-ensemble", "st-gcn", "ensemble", "--warmup", "10", epochs=EPOCHS),
 )
 LIGHT_RUNS: tuple[Run, ...] = tuple(light(run) for run in RUNS if run.name.startswith(PADDED))

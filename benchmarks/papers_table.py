@@ -57,7 +57,7 @@ def render(name: str = "nw_ucla") -> str:
     if modules:
         parts.append(_modules(modules))
     parts.append(_ablation(kinds, speeds))
-    parts += [_low_rank(kinds), _sparse(kinds)]
+    parts += [_low_rank(kinds), _sparse(kinds), _ensembles(kinds)]
     return "\n".join(part for part in parts if part)
 
 
@@ -255,6 +255,29 @@ def _sparse(kinds: dict[str, list[Outcome]]) -> str:
         )
     head = ("model", "seed", "how", "density", "bytes beside dense", "eager, ms", "epochs", "dense", "sparse", "on")
     return _table("Sparse, top-1 on test in %:", head, rows)
+
+
+def _ensembles(kinds: dict[str, list[Outcome]]) -> str:
+    rows = []
+    for run, base in _compressed(kinds, "star-edge/compress-ensemble/1"):
+        made = run.made
+        alone = [expert["top1"] for expert in made["experts"]]
+        rows.append(
+            (
+                title(run.kind),
+                run.seed,
+                ", ".join(f"{1 - expert['sparsity']:.2f}" for expert in made["experts"]),
+                f"{made['of_dense']:.2f}",
+                f"{made['after']['torch_ms'] / made['before']['torch_ms']:.1f}",
+                run.cost,
+                ", ".join(f"{100 * top1:.1f}" for top1 in alone if top1 is not None),
+                f"{base:.1f}" if base else "",
+                f"{run.top1:.1f}",
+                run.where,
+            )
+        )
+    head = ("model", "seed", "densities", "of dense", "eager, times", "epochs", "val of each", "dense", "ensemble", "on")
+    return _table("Sparse ensembles, top-1 on test in % (of each expert on val):", head, rows)
 
 
 def _compressed(kinds: dict[str, list[Outcome]], schema: str) -> Iterable[tuple[Outcome, float | None]]:

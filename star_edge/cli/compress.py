@@ -60,7 +60,7 @@ def training_options(out: str, epochs: str, required: bool = False) -> Callable[
                      help="Dataset; the one the checkpoint was trained on if left out."),
         click.option("--split", help="Split scheme; the checkpoint's if left out, or the dataset's default if it names none."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-                     help="Where --finetune trains; auto: a GPU where there is one."),
+                     help="Where models are trained and judged; auto: a GPU where there is one."),
         click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path(out), show_default=True,
                      help="Folder for ckpt.pt and, with --finetune, last.pt."),
         click.option("--resume", is_flag=True, help="Continue the interrupted training in --out."),
@@ -142,7 +142,7 @@ def lowrank(
 
 
 def _refuse_to_replace(out: Path, resume: bool, force: bool) -> None:
-    existing = [name for name in ("ckpt.pt", "last.pt") if (out / name).exists()]
+    existing = [path.name for pattern in ("ckpt.pt", "last.pt", "round-*") for path in sorted(out.glob(pattern))]
     if existing and not (resume or force):
         raise InputError(
             "something is already there",

@@ -103,7 +103,7 @@ def compress_ensemble(
     several = msgspec.structs.replace(start, model=ModelEntry(start.model.name, config))
     training = Retraining(start, path, task, tuning, seed, group, run)
     training.train(EnsembleTrainer, several, training.anew(), out, schedule=schedule)
-    return _report(start, path, out / "ckpt.pt", schedule, Judge(task, start), tuning.epochs)
+    return _report(start, path, out / "ckpt.pt", schedule, Judge(task, start, group), tuning.epochs)
 
 
 def _report(start: Checkpoint, path: Path, written: Path, schedule: Schedule, judge: Judge, epochs: int) -> EnsembleReport:

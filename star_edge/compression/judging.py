@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from star_edge.data.recorded import Recorded, open_recorded, split_to_fit
 from star_edge.training.checkpoint import Checkpoint
 from star_edge.training.evaluate import model_logits, top_k_accuracy
 from star_edge.training.loop import Task
+from star_edge.training.parallel import CPU, Group
 
 WORKLOAD = "1x300"
 _ROUNDS = 7
@@ -56,10 +58,10 @@ class FineTuning(NamedTuple):
 
 
 class Judge:
-    """Loss and accuracy of models on val clips."""
+    """Loss and accuracy of models on val clips, where the group computes."""
 
-    def __init__(self, task: Task, start: Checkpoint) -> None:
-        self._task, self._start = task, start
+    def __init__(self, task: Task, start: Checkpoint, group: Group) -> None:
+        self._task, self._start, self._group = task, start, group
         self._labels = torch.from_numpy(task.validation_labels).long()
 
     def loss(self, model: nn.Module) -> float:
@@ -72,7 +74,9 @@ class Judge:
         return len(self._labels)
 
     def _logits(self, model: nn.Module) -> np.ndarray:
-        return model_logits(model, self._task.validation, self._start.skeleton, self._start.features)
+        if self._group.device != CPU:
+            model = copy.deepcopy(model).to(self._group.device)  # the caller's is timed on the CPU
+        return model_logits(model, self._task.validation, self._start.skeleton, self._start.features, self._group)
 
 
 def recorded_task(

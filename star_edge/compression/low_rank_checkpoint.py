@@ -126,7 +126,7 @@ def compress_low_rank(
         raise InputError("the model has low rank already", where=path, hint="begin with the checkpoint it was made from")
     model = build_from_checkpoint(start)
     task = recorded_task(start, path, data, split, required=tuning.epochs > 0, verb="compress lowrank")
-    judge = None if task is None else Judge(task, start)
+    judge = None if task is None else Judge(task, start, group)
     features, cu_seqlens = (torch.from_numpy(array) for array in parse_workload(WORKLOAD).make(start.skeleton, start.features))
     applications = count_applications(model, features, cu_seqlens)
     layers = candidates(model, kernels, _LEFT_WHOLE)

@@ -142,7 +142,7 @@ def compress_sparse(
     """
     start = load_start(path, out)
     task = recorded_task(start, path, data, split, required=tuning.epochs > 0, verb="compress sparse")
-    judge = None if task is None else Judge(task, start)
+    judge = None if task is None else Judge(task, start, group)
     model = build_from_checkpoint(start)
     if asked.pattern == "channel":
         _check_channels(start, model, path)

@@ -110,6 +110,9 @@ def test_wrong_ways_are_refused(star_edge: Command, start: Path) -> None:
     assert star_edge("compress", "lowrank", start, "--rank", 3)[0] == 0
     code, _, err = star_edge("compress", "lowrank", start, "--rank", 3)
     assert (code, "already there" in err) == (2, True)
+    Path("rounds/round-1").mkdir(parents=True)
+    code, _, err = star_edge("compress", "sparse", start, "--sparsity", 0.5, "--out", "rounds")
+    assert (code, "already there" in err, "round-1" in err) == (2, True, True)
     code, _, err = star_edge("compress", "lowrank", "runs/lowrank/ckpt.pt", "--rank", 3, "--out", "again")
     assert (code, "low rank already" in err) == (2, True)
 
