@@ -19,5 +19,7 @@ JSON_ERRORS: tuple[type[Exception], ...] = (msgspec.MsgspecError, UnicodeDecodeE
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of an error's message, or its type where it has none."""
+    """The first line of an error's message, or its type where it has none, or only a key that was not found."""
+    if isinstance(error, KeyError):
+        return f"no key {error}"
     return (str(error).splitlines() or [type(error).__name__])[0]

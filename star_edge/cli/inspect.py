@@ -186,7 +186,8 @@ def _show_native(document: inspection.BundleDocument, console: Console) -> None:
 
 def _short(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without its long lists."""
-    return {name: f"({len(value)})" if isinstance(value, (list, tuple)) else value for name, value in config.items()}
+    held = {name: value for name, value in config.items() if value or value == 0}
+    return {name: f"({len(value)})" if isinstance(value, (list, tuple)) else value for name, value in held.items()}
 
 
 def _show_checkpoint(document: inspection.CheckpointDocument, console: Console) -> None:
