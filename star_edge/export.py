@@ -30,7 +30,11 @@ from star_edge.models.star import Star
 from star_edge.training.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
-    from star_edge.models.registry import Model
+    from star_edge.models.registry import Model, ModelConfig
+
+
+_MOST_CLIPS = 64
+_MOST_ROWS = 6_000  # of all clips of a batch, padding included
 
 
 class ExportReport(msgspec.Struct, frozen=True):
@@ -129,7 +133,7 @@ def check_models(
 
     Raises GateError; for fp16 it names the first module that overflows.
     """
-    cases = odd_cases(checkpoint.skeleton, checkpoint.features)
+    cases = odd_cases(checkpoint.skeleton, checkpoint.features, many_clips(model.config))
     reference = torch_forward(model)
     logits = [reference(case.features, case.cu_seqlens) for case in cases]
     if not all(np.isfinite(answer).all() for answer in logits):
@@ -152,6 +156,16 @@ def check_models(
         judge("onnxruntime", precision, onnx_forward(data))
         require_parity(results, overflow)
     return results
+
+
+def many_clips(config: ModelConfig) -> int:
+    """How many clips the largest batch of the comparison has: 64, or of padded models fewer, which each take memory as the longest do.
+
+    Attention over 300 frames of two persons, as ST-TR's, takes 10 GB for 64 clips.
+    """
+    if isinstance(config, StarConfig):
+        return _MOST_CLIPS
+    return min(_MOST_CLIPS, max(2, _MOST_ROWS // (config.persons * config.frames)))
 
 
 def torch_forward(model: Callable[..., torch.Tensor]) -> Forward:

@@ -55,8 +55,8 @@ def golden_clips(skeleton: Skeleton) -> list[Clip]:
     ]
 
 
-def odd_cases(skeleton: Skeleton, recipe: FeatureRecipe) -> list[Case]:
-    """What an export must survive: 1 frame, 1 clip, 64 clips, an empty segment, 2 persons, all-zero frames, 5,000 frames."""
+def odd_cases(skeleton: Skeleton, recipe: FeatureRecipe, many: int = 64) -> list[Case]:
+    """What an export must survive: 1 frame, 1 clip, ``many`` clips, an empty segment, 2 persons, all-zero frames, 5,000 frames."""
     rng = np.random.default_rng(2)
 
     def case(name: str, *clips: Clip) -> Case:
@@ -71,7 +71,7 @@ def odd_cases(skeleton: Skeleton, recipe: FeatureRecipe) -> list[Case]:
     return [
         case("1 frame", body(1)),
         case("1 clip", body(64)),
-        case("64 clips", *(body(1 + index % 7) for index in range(64))),
+        case(f"{many} clips", *(body(1 + index % 7) for index in range(many))),
         Case(batch.name, batch.features, cu_seqlens_of([12, 0, 20, 0])),
         case("2 persons", Clip.from_persons([moving_body(skeleton, 40, rng), moving_body(skeleton, 25, rng)])),
         Case("all-zero frames", zeros, cu_seqlens_of([len(zeros)])),

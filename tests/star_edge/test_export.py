@@ -16,9 +16,9 @@ from runtime.files import sha256_of
 from runtime.manifest import WEIGHTS
 from runtime.tolerances import TOLERANCES
 from star_edge.engines import load
-from star_edge.export import export_checkpoint
+from star_edge.export import export_checkpoint, many_clips
 from star_edge.models import naive
-from star_edge.models.config import manifest_fields
+from star_edge.models.config import PaddedConfig, manifest_fields
 from star_edge.models.registry import config_of
 from star_edge.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -202,3 +202,8 @@ def test_report_is_a_typed_document(random_checkpoint, tmp_path):
     assert document["bytes"] == sum(
         path.stat().st_size for path in (tmp_path / "model.star").iterdir() if path.name != "manifest.json"
     )
+
+
+def test_a_padded_model_of_many_frames_is_compared_on_fewer_clips():
+    config = PaddedConfig(joints=3, channels=4, classes=2, bones=((1, 0), (2, 0)), root=0, persons=2, frames=300)
+    assert [many_clips(msgspec.structs.replace(config, frames=frames)) for frames in (10, 64, 300, 5000)] == [64, 46, 10, 2]
