@@ -196,8 +196,7 @@ class Worker:
     def _call(self, arguments: list[str], folder: Path) -> bytes | None:
         """What a command prints; None where it fails or time runs out. Its log goes on in the folder."""
         left = None if self.until is None else max(1.0, self.until - time.monotonic())
-        cores = "1" if arguments[0] == "train" else "4"  # a compressed model is judged on the CPU
-        environment = {**os.environ, "OMP_NUM_THREADS": cores} if self.device == "cuda" else None
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"} if self.device == "cuda" else None
         with (folder / "log.txt").open("ab") as log:
             try:
                 done = subprocess.run(

@@ -21,7 +21,7 @@ VERBS = {
     "train": "Train a model on a packed dataset or an .npz file.",
     "import": "A checkpoint from weights that a model's authors published.",
     "evaluate": "Accuracy of a checkpoint on a split.",
-    "compress": "A smaller checkpoint from a trained one: low rank.",
+    "compress": "A smaller checkpoint from a trained one: low rank, sparse, or an ensemble of sparse ones.",
     "export": "Checkpoint to bundle: canonical ONNX, weights, golden clips.",
     "calibrate": "Add calibrated INT8 to a bundle.",
     "analyze": "Which layers INT8 harms or speeds up, and which should keep it.",

@@ -36,6 +36,7 @@ def command() -> None:
 
 
 _NOT_RUN = "cannot run it"
+PAPERS_LEVELS = "0.6,0.8,0.95,0.99"  # densities 0.40 + 0.20 + 0.05 + 0.01 = 0.66 (Sparse ST-GCN, arXiv 2505.10679)
 _FASTER = 0.9  # less is within what times vary by
 _LATENCY = click.option("--latency", type=click.Choice(["torch", "engines"]), default="torch", show_default=True,
                         help="What is timed before and after; engines: ONNX Runtime and native as well, which takes two exports.")  # fmt: skip
@@ -120,7 +121,7 @@ def lowrank(
     policy, target = _policy(rank, energy, params, macs)
     if epochs is None and (lr or distill or resume):
         raise click.UsageError("--lr, --distill and --resume belong to --finetune")
-    _refuse_to_replace(out, resume, force)
+    _check_out(out, resume, force)
     timing = _timing(latency, output)
     report = compress_low_rank(
         checkpoint,
@@ -141,7 +142,15 @@ def lowrank(
     _show(report, output)
 
 
-def _refuse_to_replace(out: Path, resume: bool, force: bool) -> None:
+def _check_out(out: Path, resume: bool, force: bool) -> None:
+    """Refuse to replace what is there, and to continue where nothing was interrupted: that would begin anew, and replace it too."""
+    if resume and not any(out.glob("**/last.pt")):
+        raise InputError(
+            "there is no interrupted training to continue",
+            where=out,
+            found="no last.pt",
+            hint="begin without --resume, or name the folder of that training with --out",
+        )
     existing = [path.name for pattern in ("ckpt.pt", "last.pt", "round-*") for path in sorted(out.glob(pattern))]
     if existing and not (resume or force):
         raise InputError(
@@ -285,7 +294,7 @@ def sparse(
     _check_sparse(method, pattern, sparsity, epochs, warmup, ramp)
     if epochs is None and (lr or distill or resume):
         raise click.UsageError("--lr, --distill and --resume belong to --finetune")
-    _refuse_to_replace(out, resume, force)
+    _check_out(out, resume, force)
     timing = _timing(latency, output)
     report = compress_sparse(
         checkpoint,
@@ -365,7 +374,7 @@ def _levels(context: click.Context, parameter: click.Parameter, text: str) -> tu
 
 @command.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--levels", callback=_levels, default="0.6,0.8,0.95,0.99", show_default=True,
+@click.option("--levels", callback=_levels, default=PAPERS_LEVELS, show_default=True,
               help="Share of the weights of inner layers that goes, in each expert; these leave 0.66 of one dense model's.")  # fmt: skip
 @click.option("--scope", type=click.Choice(["network", "layer"]), default="layer", show_default=True,
               help="Where scores are compared: in a whole expert, or in each layer of STAR, each block of another model.")  # fmt: skip
@@ -403,7 +412,7 @@ def ensemble(
     from star_edge.training.sparse import Schedule
 
     _check_schedule(warmup, ramp, epochs)
-    _refuse_to_replace(out, resume, force)
+    _check_out(out, resume, force)
     report = compress_ensemble(
         checkpoint,
         out,

@@ -82,7 +82,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
 @click.option(
     "--engine",
     type=click.Choice(list(ENGINES)),
-    show_default=f"{DEFAULT_ENGINE}, {OTHER_DEFAULT_ENGINE} for padded models",
+    show_default=f"{DEFAULT_ENGINE}, {OTHER_DEFAULT_ENGINE} for padded models and ensembles",
 )
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the bundle's default precision.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one call; default: all usable cores.")

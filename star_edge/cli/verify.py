@@ -29,7 +29,7 @@ _SHOWS_LAYERS = "onnxruntime"
 @click.option(
     "--engine",
     type=click.Choice(list(ENGINES)),
-    help=f"Default: {DEFAULT_ENGINE}, {OTHER_DEFAULT_ENGINE} for padded models; with --layers {_SHOWS_LAYERS}.",
+    help=f"Default: {DEFAULT_ENGINE}, {OTHER_DEFAULT_ENGINE} for padded models and ensembles; with --layers {_SHOWS_LAYERS}.",
 )
 @click.option("--precision", type=click.Choice(["all", *PRECISIONS]), default="all", show_default=True)
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset; the training source recorded in BUNDLE if left out.")

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from star_edge.compression.ensemble import ensemble_loss
 from star_edge.compression.masks import Masks, hold_masks, plain_weights
 from star_edge.compression.sparse_generator import Scope, attach, generator_of
 from star_edge.models.ensemble import experts_of
@@ -126,3 +125,12 @@ class EnsembleTrainer(GeneratorTrainer):
 
     def _objective(self, logits: Tensor, criterion: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         return ensemble_loss(logits, criterion), logits.mean(0)
+
+
+def ensemble_loss(logits: Tensor, loss: Callable[[Tensor], Tensor], weight: float = 1.0) -> Tensor:
+    """Loss of the mean logits, and ``weight`` times that of each expert's own.
+
+    Args:
+        logits: [experts, B, K]. loss: of logits [B, K].
+    """
+    return loss(logits.mean(0)) + weight * torch.stack([loss(own) for own in logits]).sum()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from star_edge import cli
 from star_edge.skeletons import NITE15
 
 Command = Callable[..., tuple[int, str, str]]
+Interrupt = Callable[[int], contextlib.AbstractContextManager[None]]
 
 
 @pytest.fixture
@@ -48,3 +50,26 @@ def start(random_checkpoint: Path, tmp_path: Path) -> Path:
     data = DataEntry(str(tmp_path / "noise.npz"), "noise", "xsub")
     save_checkpoint(msgspec.structs.replace(saved, data=data, recipe={**saved.recipe, "seed": 0}), tmp_path / "start.pt")
     return tmp_path / "start.pt"
+
+
+@pytest.fixture
+def interrupted_after(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
+    """A context in which any training gets Ctrl-C after so many epochs."""
+
+    @contextlib.contextmanager
+    def interrupt(epochs: int) -> Iterator[None]:
+        from star_edge.training.loop import Trainer
+
+        finish = Trainer._finish_epoch
+
+        def finish_and_stop(trainer: Trainer, loss: float, accuracy: float) -> object:
+            found = finish(trainer, loss, accuracy)
+            if trainer.epoch == epochs:
+                raise KeyboardInterrupt
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_finish_epoch", finish_and_stop)
+            yield
+
+    return interrupt

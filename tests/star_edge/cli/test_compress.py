@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime.errors import GateError
 from runtime.tolerances import TOLERANCES, relative_error
 from star_edge.engines import load
 
@@ -17,6 +19,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from star_edge.training.checkpoint import load_checkpoint  # noqa: E402
 
 Command = Callable[..., tuple[int, str, str]]
+Interrupt = Callable[[int], contextlib.AbstractContextManager[None]]
 
 
 def test_low_rank_from_checkpoint_to_engines(star_edge: Command, start: Path, tmp_path: Path) -> None:
@@ -117,23 +120,35 @@ def test_wrong_ways_are_refused(star_edge: Command, start: Path) -> None:
     assert (code, "low rank already" in err) == (2, True)
 
 
-def test_interrupted_fine_tuning_goes_on_to_the_same_weights(
-    star_edge: Command, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from star_edge.training.loop import Trainer
+def test_there_has_to_be_something_to_resume(star_edge: Command, start: Path) -> None:
+    """Or else --resume would replace a checkpoint that nothing interrupted."""
+    assert star_edge("compress", "lowrank", start, "--rank", 4)[0] == 0
+    before = Path("runs/lowrank/ckpt.pt").read_bytes()
+    code, _, err = star_edge("compress", "lowrank", start, "--rank", 3, "--finetune", 1, "--resume")
+    assert (code, "no interrupted training" in err) == (2, True)
+    assert Path("runs/lowrank/ckpt.pt").read_bytes() == before
 
+
+def test_a_model_that_cannot_be_exported_keeps_its_report(
+    star_edge: Command, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from star_edge.compression import latency
+
+    def refuse(path: Path, out: Path) -> None:
+        raise GateError("the exported model gives other answers", where=out, found="1", expected="0")
+
+    monkeypatch.setattr(latency, "export_checkpoint", refuse)
+    code, out, err = star_edge("compress", "lowrank", start, "--rank", 4, "--latency", "engines", "--json")
+    assert (code, json.loads(out)["engines"]) == (0, [])
+    assert "gives other answers" in err
+
+
+def test_interrupted_fine_tuning_goes_on_to_the_same_weights(
+    star_edge: Command, start: Path, tmp_path: Path, interrupted_after: Interrupt
+) -> None:
     command = ("compress", "lowrank", start, "--rank", 4, "--finetune", 3)
     assert star_edge(*command, "--out", "whole")[0] == 0
-    finish = Trainer._finish_epoch
-
-    def interrupted(trainer: Trainer, loss: float, accuracy: float) -> object:
-        found = finish(trainer, loss, accuracy)
-        if trainer.epoch == 2:
-            raise KeyboardInterrupt
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_finish_epoch", interrupted)
+    with interrupted_after(2):
         assert star_edge(*command, "--out", "parts")[0] == 130
     assert star_edge(*command, "--out", "parts", "--resume")[0] == 0
     one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True)["weights"] for name in ("whole", "parts"))

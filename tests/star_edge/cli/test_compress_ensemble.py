@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +22,9 @@ from star_edge.training.checkpoint import (  # noqa: E402
     load_checkpoint,
     save_checkpoint,
 )
-from star_edge.training.loop import Trainer  # noqa: E402
 
 Command = Callable[..., tuple[int, str, str]]
+Interrupt = Callable[[int], contextlib.AbstractContextManager[None]]
 
 
 @pytest.fixture
@@ -171,20 +172,11 @@ def test_a_checkpoint_of_more_experts_than_weights_is_not_built(star_edge: Comma
 
 
 def test_interrupted_training_goes_on_to_the_same_experts_and_no_others(
-    star_edge: Command, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    star_edge: Command, start: Path, tmp_path: Path, interrupted_after: Interrupt
 ) -> None:
     command = ("compress", "ensemble", start, "--levels", "0.5,0.8", "--finetune", 3, "--warmup", 1)
     assert star_edge(*command, "--out", "whole")[0] == 0
-    finish = Trainer._finish_epoch
-
-    def interrupted(trainer: Trainer, loss: float, accuracy: float) -> object:
-        found = finish(trainer, loss, accuracy)
-        if trainer.epoch == 2:
-            raise KeyboardInterrupt
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_finish_epoch", interrupted)
+    with interrupted_after(2):
         assert star_edge(*command, "--out", "parts")[0] == 130
     for other in (("--levels", "0.5,0.9"), ("--levels", "0.5,0.8,0.9"), ("--scope", "network"), ("--seed", 1)):
         code, _, err = star_edge(*command, *other, "--out", "parts", "--resume")

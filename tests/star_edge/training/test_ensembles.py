@@ -6,13 +6,15 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from star_edge.compression.ensemble import LEVELS, ensemble_loss  # noqa: E402
+from star_edge.cli.compress import PAPERS_LEVELS  # noqa: E402
 from star_edge.compression.masks import maskable, plain_weights  # noqa: E402
 from star_edge.compression.sparse_generator import attach, generator_of  # noqa: E402
 from star_edge.models.ensemble import experts_of  # noqa: E402
 from star_edge.models.registry import build_model, star_config  # noqa: E402
 from star_edge.skeletons import NITE15  # noqa: E402
+from star_edge.training.sparse import ensemble_loss  # noqa: E402
 
+LEVELS = tuple(map(float, PAPERS_LEVELS.split(",")))
 SHAPE = {"dim": 16, "heads": 2, "layers": 2, "hidden": 24}
 
 
