@@ -109,9 +109,10 @@ def _save_untrained(path: Path, seed: int) -> None:
 
 
 def _dataset(folder: Path) -> State:
-    """The work is the recordings in the journal of a conversion that did not end."""
-    path, journal = folder / "out", folder / ".out.partial" / "journal.jsonl"
-    work = max(0, journal.read_bytes().count(b"\n") - 1) if journal.exists() else 0
+    """The work is the recordings in the journal of a conversion that did not end; behind the last rename the journal stands alone."""
+    path, partial = folder / "out", folder / ".out.partial"
+    begun = (partial / "dataset" / "xyz.npy").exists()
+    work = max(0, (partial / "journal.jsonl").read_bytes().count(b"\n") - 1) if begun else 0
     if not path.exists():
         return State(work=work)
     dataset = Dataset.open(path)

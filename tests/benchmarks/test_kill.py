@@ -34,6 +34,20 @@ def check(result: dict[str, Any], kills: int) -> None:
     assert result["host"]["date"]
 
 
+def test_a_conversion_that_has_ended_leaves_no_work(tmp_path: Path) -> None:
+    """A kill between the last rename and the journal's end is one of a verb whose result stands."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    from kill_verbs import VERBS
+
+    partial = tmp_path / ".out.partial"
+    partial.mkdir()
+    (partial / "journal.jsonl").write_text("plan\none\ntwo\n", encoding="utf-8")
+    assert VERBS["convert"].state(tmp_path).work == 0
+    (partial / "dataset").mkdir()
+    (partial / "dataset" / "xyz.npy").write_bytes(b"")
+    assert VERBS["convert"].state(tmp_path).work == 2
+
+
 def test_one_verb(tmp_path: Path) -> None:
     pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed")
     (result,) = kill(tmp_path / "kill.json", "--verbs", "convert", "--kills", "1", "--aimed", "1")["results"]
