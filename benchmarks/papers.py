@@ -77,6 +77,7 @@ def main() -> None:
 @click.option("--only", multiple=True, help="Runs whose name begins so; may be repeated.")
 @click.option("--light", is_flag=True, help="Padded models alone, with fewer frames and epochs: what a CPU can train.")
 @click.option("--epochs", type=click.IntRange(min=1), help="In place of each run's, to try the chain.")
+@click.option("--amp", type=click.Choice(["none", "bf16"]), help="In place of the recipe's, where a model is trained anew.")
 def train(
     data: Path,
     out: Path,
@@ -86,11 +87,12 @@ def train(
     only: tuple[str, ...],
     light: bool,
     epochs: int | None,
+    amp: str | None,
 ) -> None:
     """Complete the runs that are not complete, in the order of papers_runs.py."""
     until = time.monotonic() + minutes * 60 if minutes else None
     runs = [run for run in (LIGHT_RUNS if light else RUNS) if not only or run.name.startswith(only)]
-    worker = Worker(data.resolve(), out.resolve(), device, until, epochs)
+    worker = Worker(data.resolve(), out.resolve(), device, until, epochs, amp)
     with ThreadPoolExecutor(jobs) as pool:
         states = list(pool.map(worker, runs))
     done = sum(states)
@@ -154,8 +156,8 @@ def _read(path: Path) -> tuple[Result, ...]:
 class Worker:
     """Runs one run; True when it is complete."""
 
-    def __init__(self, data: Path, out: Path, device: str, until: float | None, epochs: int | None) -> None:
-        self.data, self.out, self.device, self.until, self.epochs = data, out, device, until, epochs
+    def __init__(self, data: Path, out: Path, device: str, until: float | None, epochs: int | None, amp: str | None) -> None:
+        self.data, self.out, self.device, self.until, self.epochs, self.amp = data, out, device, until, epochs, amp
 
     def __call__(self, run: Run) -> bool:
         folder = self.out / run.name
@@ -165,7 +167,7 @@ class Worker:
             return False
         folder.mkdir(parents=True, exist_ok=True)
         begun, commands, reports = time.monotonic(), [], []
-        for step in run.steps(self.data, self.out, self.device, self.epochs):
+        for step in run.steps(self.data, self.out, self.device, self.epochs, self.amp):
             resumed = ["--resume"] if (folder / "last.pt").exists() and "--out" in step else []
             printed = self._call([*step, *resumed, "--json"], folder)
             if printed is None:

@@ -26,12 +26,19 @@ class Run(NamedTuple):
     needs: tuple[str, ...] = ()
     epochs: str = "--epochs"
 
-    def steps(self, data: Path, out: Path, device: str, epochs: int | None) -> Iterator[list[str]]:
-        """Arguments of each command: the one that makes the checkpoint, and the test."""
+    def steps(
+        self, data: Path, out: Path, device: str, epochs: int | None = None, amp: str | None = None
+    ) -> Iterator[list[str]]:
+        """Arguments of each command: the one that makes the checkpoint, and the test.
+
+        ``amp`` is of training alone: a compressed model goes on in the precision of the one it begins with.
+        """
         known = {name: str(out / name / "ckpt.pt") for name in self.needs}
         first = [part.format(**known) if part.startswith("{") else part for part in self.first]
         if epochs is not None:
             first += [self.epochs, str(epochs)]
+        if amp is not None and first[0] == "train":
+            first += ["--amp", amp]
         seed = self.name.rsplit("/", 1)[1]
         common = ["--data", str(data), "--device", device]
         yield [*first, *common, "--seed", seed, "--out", str(out / self.name)]
@@ -92,7 +99,7 @@ RUNS: tuple[Run, ...] = (
     *compressed("hyperformer-lowrank", "hyperformer", "lowrank", "--params", "0.5", seeds=(0,)),
     *compressed("star-128-lowrank", "star-128", "lowrank", "--params", "0.5", seeds=(0,)),
     *compressed("star-64-lowrank", "star-64", "lowrank", "--params", "0.5"),
-    *compressed("star-64-two-of-four", "star-64", "sparse", "--pattern", "2:4"),
+    *compressed("star-64-two-of-four", "star-64-taught", "sparse", "--pattern", "2:4"),
     *compressed("star-64-channel", "star-64", "sparse", "--pattern", "channel", "--sparsity", "0.5"),
     *compressed("st-gcn-sparse", "st-gcn", "sparse", "--sparsity", "0.95", epochs=EPOCHS),
     *compressed("st-gcn-generator", "st-gcn", "sparse", *GENERATOR, epochs=EPOCHS),

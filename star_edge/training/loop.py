@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from runtime.clip import Clip
 from runtime.errors import GateError, InputError, MismatchError
@@ -23,6 +22,7 @@ from runtime.skeleton import Skeleton
 from star_edge.data import Dataset
 from star_edge.models.config import manifest_fields
 from star_edge.models.registry import build_model, model_config, registered
+from star_edge.training.averaging import MovingAverage
 from star_edge.training.batches import AugmentedBatches, Batch, most_persons
 from star_edge.training.checkpoint import Checkpoint, DataEntry, ModelEntry, load_torch, save_checkpoint, save_torch
 from star_edge.training.distillation import Teacher, distillation_loss
@@ -143,7 +143,7 @@ class Trainer:
         if group.size > 1:
             share_batch_norms(self.model)
         self._parallel = group.wrap(self.model)
-        self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
+        self.averaged = MovingAverage(self.model, recipe.ema) if recipe.ema else None
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
         self.optimizer = optimizer(
             _decay_groups(self.model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, eps=recipe.eps
