@@ -1,13 +1,14 @@
 """The tables of the STAR, LORTSAR and sparse ST-GCN papers, as measured here: train every model, test it once, print.
 
     python benchmarks/papers.py train --data DATA/nw_ucla.npz --jobs 12 --minutes 9
+    python benchmarks/papers.py int8 --data DATA/nw_ucla.npz
     python benchmarks/papers.py speed
-    python benchmarks/papers.py table
+    python benchmarks/papers.py table --runs runs/papers
 
 ``train`` runs what is not there yet, each run a chain of ``star-edge`` commands in a folder of its own under ``runs/papers``; it may be
 stopped and started again at any point, on machines with and without a GPU. A run that is complete has ``result.json`` there, which
-``table`` collects into ``benchmarks/results/papers-NAME.json`` and prints beside the papers' figures. ``speed`` times the models
-beside each other, with random weights.
+``table`` collects into ``benchmarks/results/papers-NAME.json`` and prints beside the papers' figures. ``int8`` calibrates what is
+trained and holds it against its gate. ``speed`` times the models beside each other, with random weights.
 """
 
 from __future__ import annotations
@@ -35,6 +36,20 @@ from star_edge.bench.measure import Plan
 from star_edge.bench.report import Host
 
 RESULTS = Path(__file__).parent / "results"
+GATE_MISSED = 3  # exit code
+
+
+class Int8(msgspec.Struct, frozen=True):
+    """INT8 of a run's model, held against its gate.
+
+    Attributes:
+        calibrated, verified: what the commands of these names printed with --json.
+    """
+
+    commands: tuple[str, ...]
+    host: Host
+    calibrated: msgspec.Raw
+    verified: msgspec.Raw
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -51,6 +66,7 @@ class Result(msgspec.Struct, frozen=True):
     device: str
     host: Host
     reports: tuple[msgspec.Raw, ...]
+    int8: Int8 | None = None
 
 
 class Results(msgspec.Struct, frozen=True):
@@ -101,6 +117,22 @@ def train(
 
 
 @main.command()
+@click.option(
+    "--data", type=click.Path(path_type=Path, exists=True), required=True, help="Dataset, of any form star-edge reads."
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/papers"), show_default=True)
+@click.option("--only", multiple=True, help="Runs whose name begins so; may be repeated.")
+def int8(data: Path, out: Path, only: tuple[str, ...]) -> None:
+    """Calibrate what is trained, with ranges chosen on val, and hold INT8 against its gate on test."""
+    worker = Worker(data.resolve(), out.resolve(), "cpu")
+    runs = [run for run in (*RUNS, *LIGHT_RUNS) if not only or run.name.startswith(only)]
+    trained = [run for run in runs if (out / run.name / "result.json").exists() and (out / run.name / "ckpt.pt").exists()]
+    done = sum(worker.quantise(run) for run in trained)
+    click.echo(f"INT8 of {done} of {len(trained)} trained models in {out}; next: table")
+    sys.exit(0 if done == len(trained) else 1)
+
+
+@main.command()
 @click.option("--runs", type=click.Path(path_type=Path), help="Collect the runs in this folder first.")
 @click.option("--name", default="nw_ucla", show_default=True, help="Of the dataset, in the file's name.")
 def table(runs: Path | None, name: str) -> None:
@@ -143,6 +175,9 @@ def collect(runs: Path, path: Path, name: str) -> None:
     kept = {result.run: result for result in _read(path)}
     for found in sorted(runs.glob("*/*/result.json")):
         result = msgspec.json.decode(found.read_bytes(), type=Result)
+        quantised = found.with_name("int8.json")
+        if quantised.exists():
+            result = msgspec.structs.replace(result, int8=msgspec.json.decode(quantised.read_bytes(), type=Int8))
         kept[result.run] = result
     order = [run.name for run in (*RUNS, *LIGHT_RUNS)]
     known = tuple(kept[name] for name in order if name in kept)
@@ -156,7 +191,15 @@ def _read(path: Path) -> tuple[Result, ...]:
 class Worker:
     """Runs one run; True when it is complete."""
 
-    def __init__(self, data: Path, out: Path, device: str, until: float | None, epochs: int | None, amp: str | None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        out: Path,
+        device: str,
+        until: float | None = None,
+        epochs: int | None = None,
+        amp: str | None = None,
+    ) -> None:
         self.data, self.out, self.device, self.until, self.epochs, self.amp = data, out, device, until, epochs, amp
 
     def __call__(self, run: Run) -> bool:
@@ -179,6 +222,28 @@ class Worker:
         click.echo(f"{run.name}: complete after {result.seconds:.0f} s")
         return True
 
+    def quantise(self, run: Run) -> bool:
+        """Export, calibrate and verify a trained model; True when that is done, whether its gate is held or missed."""
+        folder = self.out / run.name
+        if (folder / "int8.json").exists():
+            return True
+        bundle, data = str(folder / "model.star"), ["--data", str(self.data), "--json"]
+        steps = (
+            ["export", str(folder / "ckpt.pt"), "--out", bundle, "--force", "--json"],
+            ["calibrate", bundle, "--method", "best", *data],
+            ["verify", bundle, "--precision", "int8", *data],
+        )
+        printed = []
+        for step in steps:
+            printed.append(self._call(step, folder, accepted=(0, GATE_MISSED) if step[0] == "verify" else (0,)))
+            if printed[-1] is None:
+                return False
+        commands = tuple(self._portable(shlex.join(["star-edge", *step[:-1]])) for step in steps)
+        _, calibrated, verified = (msgspec.Raw(self._portable(text.decode()).encode()) for text in printed if text is not None)
+        write_atomic(folder / "int8.json", msgspec.json.encode(Int8(commands, read_host(), calibrated, verified)))
+        click.echo(f"{run.name}: INT8 is there")
+        return True
+
     def _portable(self, text: str) -> str:
         """Without the paths of this machine."""
         return text.replace(str(self.data), "DATA").replace(str(self.out), "runs/papers")
@@ -195,7 +260,7 @@ class Worker:
     def _left(self, seconds: float) -> bool:
         return self.until is None or time.monotonic() + seconds < self.until
 
-    def _call(self, arguments: list[str], folder: Path) -> bytes | None:
+    def _call(self, arguments: list[str], folder: Path, accepted: tuple[int, ...] = (0,)) -> bytes | None:
         """What a command prints; None where it fails or time runs out. Its log goes on in the folder."""
         left = None if self.until is None else max(1.0, self.until - time.monotonic())
         environment = {**os.environ, "OMP_NUM_THREADS": "1"} if self.device == "cuda" else None
@@ -211,7 +276,7 @@ class Worker:
                 )
             except subprocess.TimeoutExpired:
                 return None
-        if done.returncode:
+        if done.returncode not in accepted:
             (folder / "failed").write_text(f"{shlex.join(arguments)}: exit code {done.returncode}\n")
             click.echo(f"{folder}: exit code {done.returncode}, see log.txt there")
             return None

@@ -57,7 +57,7 @@ def render(name: str = "nw_ucla") -> str:
     if modules:
         parts.append(_modules(modules))
     parts.append(_ablation(kinds, speeds))
-    parts += [_low_rank(kinds), _sparse(kinds), _ensembles(kinds)]
+    parts += [_low_rank(kinds), _sparse(kinds), _ensembles(kinds), _int8(kinds)]
     return "\n".join(part for part in parts if part)
 
 
@@ -73,6 +73,7 @@ class Outcome(NamedTuple):
     Attributes:
         kind: its name without the seed. made: report of the command that made the checkpoint.
         cost: frames and epochs. top1: on test, %. where: device and date.
+        int8: reports of calibrating it and of its gate.
     """
 
     kind: str
@@ -82,6 +83,7 @@ class Outcome(NamedTuple):
     cost: str
     top1: float
     where: str
+    int8: dict[str, Any] | None
 
     @classmethod
     def of(cls, result: dict[str, Any]) -> Outcome:
@@ -93,7 +95,8 @@ class Outcome(NamedTuple):
         base = first[3].removeprefix("runs/papers/").removesuffix("/ckpt.pt") if first[1] == "compress" else None
         device = "CPU" if result["device"] == "cpu" else result["device"].removeprefix("NVIDIA ")
         where = f"{device}, {result['host']['date'][:10]}"
-        return cls(kind, seed, base, result["reports"][0], f"{frames}{epochs}", 100 * result["reports"][-1]["top1"], where)
+        top1 = 100 * result["reports"][-1]["top1"]
+        return cls(kind, seed, base, result["reports"][0], f"{frames}{epochs}", top1, where, result.get("int8"))
 
     @property
     def parameters(self) -> int:
@@ -278,6 +281,29 @@ def _ensembles(kinds: dict[str, list[Outcome]]) -> str:
         )
     head = ("model", "seed", "densities", "of dense", "eager, times", "epochs", "val of each", "dense", "ensemble", "on")
     return _table("Sparse ensembles, top-1 on test in % (of each expert on val):", head, rows)
+
+
+def _int8(kinds: dict[str, list[Outcome]]) -> str:
+    rows = []
+    for run in (run for found in kinds.values() for run in found if run.int8 is not None):
+        assert run.int8 is not None
+        calibrated, gate = run.int8["calibrated"], run.int8["verified"]["results"][0]
+        rows.append(
+            (
+                title(run.kind),
+                run.seed,
+                f"{len(calibrated['quantised'])} of {len(calibrated['quantised']) + len(calibrated['left_float'])}",
+                calibrated["method"],
+                gate["engine"],
+                f"{100 * gate['reference_top1']:.1f}",
+                f"{100 * gate['top1']:.1f}",
+                f"{gate['agreement']:.1%}",
+                "passed" if gate["passed"] else "MISSED",
+                run.int8["host"]["date"][:10],
+            )
+        )
+    head = ("model", "seed", "layers in INT8", "ranges", "engine", "fp32", "INT8", "same class", "gate", "on")
+    return _table("INT8 with 512 training clips, ranges chosen on val, beside fp32 in PyTorch on test, in %:", head, rows)
 
 
 def _compressed(kinds: dict[str, list[Outcome]], schema: str) -> Iterable[tuple[Outcome, float | None]]:
