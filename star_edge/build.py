@@ -17,6 +17,7 @@ from runtime.bundle import Bundle
 from runtime.errors import GateError, MismatchError
 from runtime.features import compute_features
 from runtime.files import write_atomic
+from runtime.manifest import model_file
 from runtime.packing import cu_seqlens_of, pack, unpack
 from runtime.tensorrt.buckets import BUCKETS, Bucket, split
 from runtime.tensorrt.cuda import Cuda, open_cuda
@@ -108,6 +109,7 @@ def build(
         power=power,
         plugin=plugin,
         int8_ops=int8_ops_of(model),
+        sparse_products=built.sparse_products,
         graph_sha256=hashlib.sha256(model.SerializeToString()).hexdigest(),
         engine_sha256=hashlib.sha256(built.plan).hexdigest(),
         engine_bytes=len(built.plan),
@@ -294,11 +296,15 @@ def trtexec_commands(
 
     ``int8_ops``: as the command line names them. ``board``: only the versions that its JetPack releases bring.
     """
+    import onnx
+
+    from exporters.tensorrt.sparsity import sparse_products
     from exporters.tensorrt.trtexec import MAJORS, trtexec
 
     precision = bundle.precision(precision)
     graph, plugins = Path(f"{bundle.path.stem}.{precision}.onnx"), Path("build/plugin/libstar_edge_trt.so")
     engine, cache = Path(f"{bundle.path.stem}.{precision}.engine"), Path("timing.cache")
+    sparse = bool(sparse_products(onnx.load_model_from_string(bundle.read(model_file(precision)))))
     words = ["star-edge", "build", str(bundle.path), f"--{precision}", "--graph-only", str(graph)]
     words += ["--int8-ops", int8_ops] if int8_ops is not None else []
     lines = [
@@ -311,7 +317,7 @@ def trtexec_commands(
         brought = {version_numbers(release.tensorrt)[0] for release in boards.releases() if family in release.families}
         majors = tuple(major for major in MAJORS if major in brought)
     for major in majors:
-        lines += [f"# TensorRT {major}", trtexec(major, bundle.manifest, buckets, graph, engine, plugins, cache)]
+        lines += [f"# TensorRT {major}", trtexec(major, bundle.manifest, buckets, graph, engine, plugins, cache, sparse)]
     return TrtexecReport(commands=tuple(lines))
 
 

@@ -1,7 +1,8 @@
 """ONNX bytes to an engine, by TensorRT or TensorRT-RTX: their Python modules are alike, and the one to use is handed in.
 
 The network is strongly typed, so that precision is what the graph says and no flag changes it. There is one optimisation profile
-a bucket with one size in it, because that is the only size the bucket ever runs in. TF32 is off: an fp32 engine is fp32.
+a bucket with one size in it, because that is the only size the bucket ever runs in. TF32 is off: an fp32 engine is fp32. Sparse tensor cores
+are allowed where a product's weight has their pattern.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from onnx import ModelProto
 
 from exporters.onnx.functions import DOMAIN, OPS, VERSION
 from exporters.tensorrt.graphs import star_nodes
+from exporters.tensorrt.sparsity import sparse_products
 from runtime.errors import GateError, MismatchError
 from runtime.tensorrt.buckets import Bucket
 from runtime.tensorrt.installation import logger
@@ -23,11 +25,12 @@ from runtime.tensorrt.sidecar import Layer
 
 
 class Built(NamedTuple):
-    """An engine: its bytes, layers of the parsed network and plugins among them, and the seconds that the builder took."""
+    """An engine: its bytes, layers of the parsed network, plugins among them, products with a 2:4 weight, and the builder's seconds."""
 
     plan: bytes
     network_layers: int
     plugin_layers: int
+    sparse_products: int
     seconds: float
     timing_cache: bytes
 
@@ -73,6 +76,8 @@ def build_engine(trt: Any, model: ModelProto, buckets: Sequence[Bucket], timing_
     plugins = _count_plugins(trt, network, model)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
+    if sparse := sparse_products(model):
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     for bucket in buckets:
         _add_profile(builder, config, model, bucket)
@@ -88,7 +93,7 @@ def build_engine(trt: Any, model: ModelProto, buckets: Sequence[Bucket], timing_
     if plan is None:
         raise GateError(f"{_name(trt)} cannot build the graph", where=model.graph.name, found=log.reason())
     kept = bytes(cache.serialize()) if cache is not None else b""
-    return Built(bytes(plan), int(network.num_layers), plugins, seconds, kept)
+    return Built(bytes(plan), int(network.num_layers), plugins, len(sparse), seconds, kept)
 
 
 def layers_of(trt: Any, plan: bytes) -> tuple[Layer, ...]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RtxBuild(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine that was built with one profile a bucket: its size, the layers parsed, the builder's seconds."""
+    """An engine that was built with one profile a bucket: its size, layers parsed, products with a 2:4 weight, the builder's seconds."""
 
     precision: str
     profiles: tuple[Bucket, ...]
@@ -29,6 +29,7 @@ class RtxBuild(msgspec.Struct, frozen=True, kw_only=True):
     layers: int
     seconds: float
     version: str
+    sparse_products: int = 0
 
 
 def import_rtx() -> Any:
@@ -53,4 +54,5 @@ def build_rtx(
         layers=built.network_layers,
         seconds=built.seconds,
         version=str(trt.__version__),
+        sparse_products=built.sparse_products,
     )

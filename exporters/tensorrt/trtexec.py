@@ -14,17 +14,26 @@ MAJORS: tuple[int, ...] = (10, 11)
 
 
 def trtexec(
-    major: int, manifest: Manifest, buckets: Sequence[Bucket], graph: Path, engine: Path, plugins: Path, timing_cache: Path
+    major: int,
+    manifest: Manifest,
+    buckets: Sequence[Bucket],
+    graph: Path,
+    engine: Path,
+    plugins: Path,
+    timing_cache: Path,
+    sparse: bool = False,
 ) -> str:
     """One line for a shell.
 
     Args:
         major: of TensorRT.
         graph: of ``star-edge build --graph-only``. engine: to write. plugins: the library.
+        sparse: whether the graph has products with a 2:4 weight.
     """
     words: list[str] = ["trtexec", f"--onnx={graph}", f"--saveEngine={engine}", f"--dynamicPlugins={plugins}"]
     words += ["--stronglyTyped"] if major < 11 else []
     words += ["--noTF32", "--profilingVerbosity=detailed", f"--timingCacheFile={timing_cache}"]
+    words += ["--sparsity=enable"] if sparse else []
     for index, bucket in enumerate(buckets):
         frame = f"{manifest.skeleton.num_joints}x{manifest.features.channels}"
         shapes = f"features:{bucket.rows}x{frame},cu_seqlens:{bucket.clips + 1}"

@@ -89,6 +89,7 @@ class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):
         gpu, board, power: where and in which state it was built. board is empty elsewhere than on a Jetson.
         plugin: the library it needs.
         int8_ops: ops whose plugins take and give int8.
+        sparse_products: products with a 2:4 weight, for which TensorRT might use sparse tensor cores.
         graph_sha256: of the ONNX bytes that were parsed.
         engine_sha256, engine_bytes: of the file.
         profiles: one a bucket, in the order of TensorRT's optimisation profiles.
@@ -118,6 +119,7 @@ class EngineSidecar(msgspec.Struct, frozen=True, kw_only=True):
     board: str = ""
     power: Power = Power()
     int8_ops: tuple[str, ...] = ()
+    sparse_products: int = 0
     schema: str = SCHEMA
 
     @property

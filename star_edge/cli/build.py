@@ -153,7 +153,7 @@ def _show(report: BuildReport, output: Output) -> None:
     output.console.print(table)
     output.console.print(
         f"{report.engine}: {made.engine_bytes / 1e6:.1f} MB, {made.plugin_layers} plugin layers, {len(made.profiles)} profiles "
-        f"passed, built in {made.build_seconds:.0f} s; next: star-edge verify {report.bundle} --engine tensorrt",
+        f"passed{_sparse(made.sparse_products)}, built in {made.build_seconds:.0f} s; next: star-edge verify {report.bundle} --engine tensorrt",
         soft_wrap=True,
     )
 
@@ -162,17 +162,21 @@ def _show_rtx(report: RtxReport, output: Output) -> None:
     from rich.table import Table
 
     table = Table(title=f"without plugins, by TensorRT-RTX {report.builds[0].version}", title_justify="left")
-    for title in ("precision", "layers", "profiles", "MB", "seconds"):
+    for title in ("precision", "layers", "2:4 products", "profiles", "MB", "seconds"):
         table.add_column(title, justify="right")
     for built in report.builds:
-        table.add_row(built.precision, str(built.layers), _sizes(built.profiles), f"{built.engine_bytes / 1e6:.1f}",
-                      f"{built.seconds:.1f}")  # fmt: skip
+        table.add_row(built.precision, str(built.layers), str(built.sparse_products or "-"), _sizes(built.profiles),
+                      f"{built.engine_bytes / 1e6:.1f}", f"{built.seconds:.1f}")  # fmt: skip
     output.console.print(table)
     output.console.print(
         f"{' and '.join(built.precision for built in report.builds)} built by TensorRT-RTX, and not kept: no Jetson runs it; "
         "next, on the board: star-edge build",
         soft_wrap=True,
     )
+
+
+def _sparse(products: int) -> str:
+    return f", sparse tensor cores allowed in {products} products" if products else ""
 
 
 def _sizes(buckets: tuple[Bucket, ...]) -> str:

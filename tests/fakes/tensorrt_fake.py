@@ -236,7 +236,7 @@ class LayerType(_Enum):
 
 
 class BuilderFlag(_Enum):
-    FP16, INT8, TF32 = range(3)
+    FP16, INT8, TF32, SPARSE_WEIGHTS = range(4)
 
 
 class ProfilingVerbosity(_Enum):
@@ -356,6 +356,9 @@ class IBuilderConfig:
         self._flags = {BuilderFlag.TF32}
         self._cache: ITimingCache | None = None
         self.profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
+
+    def set_flag(self, flag: BuilderFlag) -> None:
+        self._flags.add(flag)
 
     def clear_flag(self, flag: BuilderFlag) -> None:
         self._flags.discard(flag)

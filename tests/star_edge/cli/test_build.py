@@ -21,6 +21,7 @@ from fake_board import ORIN_NANO, FakeBoard
 from int8_bundle import make_int8_bundle
 from tensorrt_fake import OPS, BuilderFlag, ProfilingVerbosity
 
+from exporters.tensorrt.trtexec import trtexec
 from runtime.bundle import Bundle
 from runtime.errors import GateError, InputError, MismatchError, MissingDependencyError
 from runtime.files import sha256_of
@@ -393,6 +394,7 @@ def test_trtexec_lines(bundle: Bundle, run: Run) -> None:
         assert not {"--fp16", "--int8", "--best", "--useCudaGraph", "--noCudaGraph"} & {*options}
         named = dict(option.partition("=")[::2] for option in options if not option.startswith("--profile="))
         assert named["--onnx"] == "x.fp16.onnx"
+        assert "--sparsity" not in named
         assert named["--dynamicPlugins"].endswith("libstar_edge_trt.so")
         profiles = [options[at : at + 4] for at, option in enumerate(options) if option.startswith("--profile=")]
         assert [profile[0] for profile in profiles] == [f"--profile={index}" for index in range(len(BUCKETS))]
@@ -402,6 +404,11 @@ def test_trtexec_lines(bundle: Bundle, run: Run) -> None:
     assert "# TensorRT 11" not in run("--int8", "--board", "orin-nano-8gb", "--print-trtexec")
     graph = shlex.split(run("--int8", "--int8-ops", "sparse", "--print-trtexec").splitlines()[0])
     assert graph[-2:] == ["--int8-ops", "sparse"]
+
+
+def test_trtexec_may_use_sparse_tensor_cores_where_weights_have_their_pattern(bundle: Bundle) -> None:
+    line = trtexec(10, bundle.manifest, ONE, Path("x.onnx"), Path("x.engine"), Path("p.so"), Path("t.cache"), sparse=True)
+    assert "--sparsity=enable" in shlex.split(line)
 
 
 def test_rtx_builds_what_the_bundle_has(bundle: Bundle, run: Run) -> None:
