@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from star_edge.cli.compress import PAPERS_LEVELS  # noqa: E402
+from star_edge.cli.compress.ensemble import PAPERS_LEVELS  # noqa: E402
 from star_edge.compression.masks import maskable, plain_weights  # noqa: E402
 from star_edge.compression.sparse_generator import attach, generator_of  # noqa: E402
 from star_edge.models.ensemble import experts_of  # noqa: E402
