@@ -17,6 +17,7 @@ from torch import nn
 from runtime.errors import InputError
 from star_edge.bench.workloads import parse_workload
 from star_edge.compression.judging import (
+    LOSS_CLIPS,
     WORKLOAD,
     EngineTimes,
     FineTuning,
@@ -212,7 +213,7 @@ def _sensitivity(
     model: nn.Module, layers: dict[str, Matrix], judge: Judge, say: Callable[[str], None]
 ) -> Callable[[str], float]:
     """Path -> how much the loss of a layer's energy costs on val clips, never nothing."""
-    say(f"measuring how much each of them matters on {len(judge)} val clips")
+    say(f"measuring how much each of them matters on {min(len(judge), LOSS_CLIPS)} of {len(judge)} val clips")
     known = measured_sensitivity(model, {name: max(1, matrix.break_even // 2) for name, matrix in layers.items()}, judge.loss)
     found = {name: known(name) for name in layers}
     least = max(found.values()) * 1e-3  # a layer that seemed not to matter still gives its largest directions last
