@@ -8,7 +8,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class MovingAverage(AveragedModel):
-    """Exponential moving average of a model's weights and of its BatchNorm statistics; other buffers are the model's own.
+    """Exponential moving average of a model's weights and of BatchNorm statistics that move; other buffers are the model's own.
 
     Statistics of the latest weights do not fit averaged ones: a Hyperformer answered a quarter of its val clips right with them that
     it knew three quarters of, until its steps had become small.
@@ -31,7 +31,7 @@ class MovingAverage(AveragedModel):
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:
-    """Running means and variances of a model."""
+    """Running means and variances that follow the latest batches, as weights make them; not those over all batches ever seen."""
     norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
-    found = (statistic for norm in norms for statistic in (norm.running_mean, norm.running_var))
+    found = (statistic for norm in norms if norm.momentum is not None for statistic in (norm.running_mean, norm.running_var))
     return [statistic for statistic in found if statistic is not None]

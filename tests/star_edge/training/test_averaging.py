@@ -12,15 +12,16 @@ DECAY = 0.9
 
 
 class Net(nn.Module):
-    """BatchNorm and a buffer that is no statistic."""
+    """BatchNorm whose statistics move, one whose statistics are over all batches, and a buffer that is no statistic."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer, self.norm = nn.Linear(3, 4), nn.BatchNorm1d(4)
+        self.input_norm = nn.BatchNorm1d(3, momentum=None)
         self.register_buffer("mask", torch.ones(4, dtype=torch.bool))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.layer(x)) * self.mask
+        return self.norm(self.layer(self.input_norm(x))) * self.mask
 
 
 def test_weights_and_statistics_are_averaged_and_other_buffers_are_the_models() -> None:
@@ -43,6 +44,7 @@ def test_weights_and_statistics_are_averaged_and_other_buffers_are_the_models() 
         torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=1e-12)
     assert torch.equal(found["mask"], model.mask)
     assert found["norm.num_batches_tracked"] == 5
+    assert torch.equal(found["input_norm.running_var"], model.input_norm.running_var)
 
 
 def test_an_average_goes_on_from_its_state() -> None:
